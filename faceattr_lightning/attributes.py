@@ -1,0 +1,171 @@
+"""The domain's vocabulary: attribute names, landmark names and groupings. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from faceattr_lightning.errors import ConfigError, did_you_mean
+
+CELEBA_ATTRIBUTES: tuple[str, ...] = (
+    "5_o_Clock_Shadow",
+    "Arched_Eyebrows",
+    "Attractive",
+    "Bags_Under_Eyes",
+    "Bald",
+    "Bangs",
+    "Big_Lips",
+    "Big_Nose",
+    "Black_Hair",
+    "Blond_Hair",
+    "Blurry",
+    "Brown_Hair",
+    "Bushy_Eyebrows",
+    "Chubby",
+    "Double_Chin",
+    "Eyeglasses",
+    "Goatee",
+    "Gray_Hair",
+    "Heavy_Makeup",
+    "High_Cheekbones",
+    "Male",
+    "Mouth_Slightly_Open",
+    "Mustache",
+    "Narrow_Eyes",
+    "No_Beard",
+    "Oval_Face",
+    "Pale_Skin",
+    "Pointy_Nose",
+    "Receding_Hairline",
+    "Rosy_Cheeks",
+    "Sideburns",
+    "Smiling",
+    "Straight_Hair",
+    "Wavy_Hair",
+    "Wearing_Earrings",
+    "Wearing_Hat",
+    "Wearing_Lipstick",
+    "Wearing_Necklace",
+    "Wearing_Necktie",
+    "Young",
+)
+"""CelebA's forty attributes in the official (alphabetical) order."""
+
+LANDMARKS_5: tuple[str, ...] = ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
+"""CelebA's five landmarks in the official order; left means left in the image."""
+
+FLIPPED_LANDMARKS: dict[int, tuple[int, ...]] = {5: (1, 0, 2, 4, 3)}
+"""For a layout of so many landmarks: the index of the landmark that takes each one's place in a mirror image."""
+
+_OBJECTIVE = (
+    "5_o_Clock_Shadow",
+    "Bald",
+    "Bangs",
+    "Black_Hair",
+    "Blond_Hair",
+    "Blurry",
+    "Brown_Hair",
+    "Double_Chin",
+    "Eyeglasses",
+    "Goatee",
+    "Gray_Hair",
+    "Male",
+    "Mouth_Slightly_Open",
+    "Mustache",
+    "No_Beard",
+    "Receding_Hairline",
+    "Sideburns",
+    "Straight_Hair",
+    "Wavy_Hair",
+    "Wearing_Earrings",
+    "Wearing_Hat",
+    "Wearing_Lipstick",
+    "Wearing_Necklace",
+    "Wearing_Necktie",
+)
+
+GROUPINGS: dict[str, dict[str, tuple[str, ...]]] = {
+    # Ours: a reading of DMM-CNN's split, not the paper's table.
+    "objective_subjective": {
+        "objective": _OBJECTIVE,
+        "subjective": tuple(name for name in CELEBA_ATTRIBUTES if name not in _OBJECTIVE),
+    },
+}
+"""Named groupings over `CELEBA_ATTRIBUTES`, each a partition of them."""
+
+
+def resolve_attributes(
+    requested: Sequence[str] | None, available: Sequence[str], key: str = "data.attributes"
+) -> list[str]:
+    """Return the requested attributes in the order asked for, or all available ones for ``None``.
+
+    Raises:
+        ConfigError: a name that is not available (with the nearest one that is) or that is given twice.
+    """
+    if requested is None:
+        return list(available)
+    problems = [
+        f"{key}: '{name}' is not an attribute of this data set.{did_you_mean(name, available)}"
+        for name in requested
+        if name not in available
+    ]
+    problems += [
+        f"{key}: '{name}' is given twice." for name in sorted(set(requested)) if list(requested).count(name) > 1
+    ]
+    if not requested:
+        problems.append(f"{key}: the list is empty; leave it out (null) to take every attribute.")
+    if problems:
+        raise ConfigError(problems)
+    return list(requested)
+
+
+def resolve_groups(
+    groups: str | Mapping[str, Sequence[str]] | None, attribute_names: Sequence[str], key: str = "model.groups"
+) -> dict[str, list[str]]:
+    """Return a grouping in which each of ``attribute_names`` stands exactly once.
+
+    Args:
+        groups: the name of one of `GROUPINGS`, a mapping from group name to attribute names, or ``None`` for one
+            group of all. A named grouping is cut down to ``attribute_names``; those that it does not have
+            form the group ``other``.
+        attribute_names: the attributes to be covered.
+        key: the configuration key that an error names.
+
+    Raises:
+        ConfigError: an unknown grouping or attribute, an attribute in no group or in two, or an empty group.
+    """
+    if groups is None:
+        return {"all": list(attribute_names)}
+    if isinstance(groups, str):
+        if groups not in GROUPINGS:
+            raise ConfigError(
+                [
+                    f"{key}: there is no grouping "
+                    f"'{groups}'.{did_you_mean(groups, GROUPINGS)} Known: {', '.join(GROUPINGS)}."
+                ]
+            )
+        named = {
+            group: [name for name in members if name in attribute_names] for group, members in GROUPINGS[groups].items()
+        }
+        named["other"] = [name for name in attribute_names if not any(name in members for members in named.values())]
+        resolved = {group: members for group, members in named.items() if members}
+    else:
+        resolved = {str(group): list(members) for group, members in groups.items()}
+
+    problems = [f"{key}: group '{group}' is empty." for group, members in resolved.items() if not members]
+    seen: dict[str, str] = {}
+    for group, members in resolved.items():
+        for name in members:
+            if name not in attribute_names:
+                problems.append(
+                    f"{key}.{group}: '{name}' is not among the model's attributes.{did_you_mean(name, attribute_names)}"
+                )
+            elif name in seen:
+                problems.append(f"{key}: '{name}' is in '{seen[name]}' and in '{group}'; it must be in one group.")
+            seen[name] = group
+    missing = [name for name in attribute_names if name not in seen]
+    if missing:
+        shown = ", ".join(f"'{name}'" for name in missing[:5]) + (", ..." if len(missing) > 5 else "")
+        problems.append(f"{key}: {len(missing)} of the attributes are in no group; add each to one: {shown}.")
+    if problems:
+        raise ConfigError(problems)
+    return resolved

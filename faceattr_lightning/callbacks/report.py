@@ -1,0 +1,295 @@
+"""The report: what a run did, epoch by epoch, and how good its model is on validation and test."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import yaml
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from rich.console import Console
+from rich.table import Table
+
+import faceattr_lightning
+from faceattr_lightning.callbacks.stage import fitting
+from faceattr_lightning.callbacks.threshold_calibration import single_class
+from faceattr_lightning.metrics.attribute_metrics import mean_metrics
+from faceattr_lightning.metrics.predictions import Predictions
+from faceattr_lightning.report import (
+    GridImage,
+    History,
+    ReportData,
+    SplitReport,
+    render,
+    write_split_csv,
+    write_summary_json,
+    write_text,
+)
+from faceattr_lightning.report.wandb import log_report
+
+if TYPE_CHECKING:
+    from faceattr_lightning.data.module import FaceDataModule
+    from faceattr_lightning.models.module import AttributeModule
+
+log = logging.getLogger(__name__)
+
+_CURVES = (
+    "train/loss",
+    "val/loss",
+    "val/accuracy",
+    "val/accuracy_at_half",
+    "val/balanced_accuracy",
+    "val/average_precision",
+)
+_SHOWN = (
+    "majority_accuracy",
+    "accuracy_at_half",
+    "accuracy",
+    "gain",
+    "balanced_accuracy",
+    "f1",
+    "average_precision",
+    "ece",
+    "landmark_nme",
+)
+
+
+class Report(Callback):
+    """Writes ``report/`` into the run's folder when the test ends; before, collects the epochs and the validation
+    results.
+
+    Files: ``attributes.csv`` and ``summary.json`` of the test split, the same with ``_validation``, and
+    ``report.html``.
+
+    Args:
+        run_dir: the run's folder.
+        grid: faces in each row of the picture grid; 0 for no pictures.
+    """
+
+    def __init__(self, run_dir: str, grid: int = 8) -> None:
+        self.folder = Path(run_dir) / "report"
+        self.grid = grid
+        self._epochs: list[int] = []
+        self._history: dict[str, dict[str, list[float]]] = {"thresholds": {}, "weights": {}, "curves": {}}
+        self._splits: dict[str, SplitReport] = {}
+        self._warnings: list[str] = []
+        self._started = 0.0
+        self._written: tuple[ReportData, Path] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": self._epochs, "history": self._history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # The best checkpoint is validated after the last epoch, and knows fewer epochs than this run does.
+        if len(state_dict["epochs"]) > len(self._epochs):
+            self._epochs, self._history = state_dict["epochs"], state_dict["history"]
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
+        self._epochs.append(trainer.current_epoch)
+        values = {
+            "thresholds": dict(zip(pl_module.attribute_names, pl_module.calibrator.thresholds.tolist(), strict=True)),
+            "weights": dict(zip(pl_module.attribute_names, pl_module.weighting.weights.tolist(), strict=True)),
+            "curves": {name: float(trainer.callback_metrics.get(name, torch.nan)) for name in _CURVES},
+        }
+        for kind, vector in values.items():
+            for name, value in vector.items():
+                self._history[kind].setdefault(name, []).append(value)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
+        if not fitting(trainer):
+            predictions = pl_module.predictions.gather()
+            self._splits["validation"] = split_report("validation", pl_module, predictions)
+            names = [
+                name
+                for name, single in zip(pl_module.attribute_names, single_class(predictions), strict=True)
+                if single
+            ]
+            if names:
+                self._warnings.append(
+                    "One class only among the validation labels, so that the threshold "
+                    f"stays as it was: {', '.join(names)}."
+                )
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
+        self._started = time.perf_counter()
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
+        seconds = time.perf_counter() - self._started
+        predictions = pl_module.predictions.gather()
+        self._splits["test"] = split_report("test", pl_module, predictions)
+        if trainer.is_global_zero:
+            facts = run_facts(pl_module, str(trainer.ckpt_path or ""))
+            facts["images_per_second"] = round(len(predictions.index) / seconds, 1)
+            self._write(trainer, pl_module, predictions, facts)
+
+    def _write(self, trainer: Trainer, model: AttributeModule, predictions: Predictions, facts: dict[str, Any]) -> None:
+        for split, report in self._splits.items():
+            suffix = "" if split == "test" else f"_{split}"
+            write_split_csv(report.attributes, self.folder / f"attributes{suffix}.csv")
+            write_summary_json({"split": split, **facts, **report.summary}, self.folder / f"summary{suffix}.json")
+        datamodule: FaceDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        data = ReportData(
+            title=f"{facts['model']} on {datamodule.name}",
+            subtitle=f"{len(predictions.index)} test images, {len(model.attribute_names)} "
+            f"attributes, backbone {facts['backbone']}",
+            run=facts,
+            splits=[self._splits[split] for split in ("test", "validation") if split in self._splits],
+            history=History(self._epochs, **self._history) if self._epochs else None,  # type: ignore[arg-type]
+            grids=face_grids(model, datamodule, predictions, self.grid) if self.grid else {},
+            warnings=[*self._warnings, *datamodule.table.notes],
+            config_yaml=yaml.safe_dump(model.run_config, sort_keys=False, allow_unicode=True),
+        )
+        page = self.folder / "report.html"
+        write_text(render(data), page)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                log_report(logger, data)
+        self._written = (data, page)
+
+    def teardown(self, trainer: Trainer, pl_module: AttributeModule, stage: str) -> None:  # type: ignore[override]
+        # Not before: the progress bar still owns the terminal while the test ends.
+        if self._written is not None:
+            print_summary(*self._written)
+            self._written = None
+
+
+def split_report(split: str, model: AttributeModule, predictions: Predictions) -> SplitReport:
+    """Return the rows and means of a split's metrics."""
+    metrics = model.metrics(predictions)
+    group_of = {name: group for group, members in model.groups.items() for name in members}
+    thresholds = model.calibrator.thresholds.tolist()
+    rows = []
+    for column, name in enumerate(model.attribute_names):
+        values = {metric: float(vector[column]) for metric, vector in metrics.items()}
+        rows.append(
+            {
+                "attribute": name,
+                "group": group_of[name],
+                **values,
+                "support": int(values["support"]),
+                "threshold": thresholds[column],
+            }
+        )
+    summary: dict[str, Any] = mean_metrics(metrics)
+    summary["threshold"] = sum(thresholds) / len(thresholds)
+    summary["undefined"] = {
+        metric: names for metric, vector in metrics.items() if (names := _undefined(vector, model.attribute_names))
+    }
+    if not predictions.landmark_error.isnan().all():
+        summary["landmark_nme"] = float(predictions.landmark_error.nanmean())
+    return SplitReport(split, rows, summary)
+
+
+def _undefined(vector: torch.Tensor, names: list[str]) -> list[str]:
+    return [name for name, undefined in zip(names, vector.isnan(), strict=True) if undefined]
+
+
+def run_facts(model: AttributeModule, checkpoint: str) -> dict[str, Any]:
+    """Return what a summary says of the run besides its figures."""
+    config = model.run_config
+    return {
+        "model": type(model).__name__,
+        "backbone": config["backbone"]["name"],
+        "pretrained": config["backbone"]["pretrained"],
+        "parameters": sum(parameter.numel() for parameter in model.network.parameters()),
+        "checkpoint": checkpoint,
+        "git_commit": git_commit(),
+        "seed": config["seed"],
+        "version": faceattr_lightning.__version__,
+    }
+
+
+def git_commit() -> str | None:
+    """Return the commit of the code, with ``-dirty`` if it was changed; ``None`` outside a checkout."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        folder = Path(faceattr_lightning.__file__).parent
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def face_grids(
+    model: AttributeModule, datamodule: FaceDataModule, predictions: Predictions, count: int
+) -> dict[str, list[GridImage]]:
+    """Return the faces with the lowest and the highest mean loss, and those nearest to the thresholds.
+
+    Args:
+        model: for names and thresholds.
+        datamodule: of the images.
+        predictions: of the test split.
+        count: faces in each row.
+    """
+    probabilities, labels = predictions.probabilities, predictions.labels
+    labelled = labels >= 0
+    thresholds = model.calibrator.thresholds.double().cpu()
+    losses = torch.nn.functional.binary_cross_entropy(probabilities, labels.clamp(min=0).double(), reduction="none")
+    seen = labelled.sum(dim=1).clamp(min=1)
+    mean_loss = (losses * labelled).sum(dim=1) / seen
+    distance = (probabilities - thresholds).abs()
+    doubt = distance.mean(dim=1)
+    # A face without a label is neither good nor bad.
+    judged = labelled.any(dim=1).nonzero()[:, 0]
+    ranked = judged[mean_loss[judged].argsort()]
+    order = {"Best": ranked, "Worst": ranked.flip(0), "Most uncertain": doubt.argsort()}
+    right = (probabilities >= thresholds) == (labels == 1)
+    grids = {}
+    for title, ranking in order.items():
+        chosen = ranking[:count]
+        images = datamodule.source_images(predictions.index[chosen].numpy())
+        grids[title] = [
+            _face(
+                model.attribute_names,
+                images[k],
+                datamodule.table.files[int(predictions.index[row])],
+                probabilities[row],
+                labels[row],
+                right[row],
+                distance[row],
+            )
+            for k, row in enumerate(chosen.tolist())
+        ]
+    return grids
+
+
+def _face(
+    names: list[str],
+    image: np.ndarray[Any, np.dtype[np.uint8]],
+    caption: str,
+    probabilities: torch.Tensor,
+    labels: torch.Tensor,
+    right: torch.Tensor,
+    distance: torch.Tensor,
+) -> GridImage:
+    wrong = [
+        (name, float(probabilities[column]), int(labels[column]))
+        for column, name in enumerate(names)
+        if labels[column] >= 0 and not right[column]
+    ]
+    wrong.sort(key=lambda mistake: -abs(mistake[1] - mistake[2]))
+    labelled = int((labels >= 0).sum())
+    nearest = int(distance.argmin())
+    return GridImage(
+        image, caption, wrong, labelled - len(wrong), labelled, f"{names[nearest]} {float(probabilities[nearest]):.2f}"
+    )
+
+
+def print_summary(data: ReportData, page: Path) -> None:
+    """Print the means of each split, then the path of the page."""
+    table = Table(title=f"{data.title}: means over the attributes", title_justify="left")
+    table.add_column("")
+    for split in data.splits:
+        table.add_column(split.split, justify="right")
+    for metric in _SHOWN:
+        values = [split.summary.get(metric) for split in data.splits]
+        if any(value is not None for value in values):
+            table.add_row(metric, *("-" if value is None else f"{100 * value:.2f} %" for value in values))
+    console = Console()
+    console.print(table)
+    console.print(f"Report: {page.resolve()}", soft_wrap=True, highlight=False)

@@ -1,0 +1,158 @@
+"""Dynamic task weighting: a loss weight per attribute that changes while the model trains."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from lightning import Trainer
+from torch import Tensor
+
+from faceattr_lightning.callbacks.fitted import FittedState
+from faceattr_lightning.callbacks.stage import fitting
+from faceattr_lightning.errors import ConfigError
+
+if TYPE_CHECKING:
+    from faceattr_lightning.models.module import AttributeModule
+
+
+class TaskWeighting(FittedState):
+    """Uniform weights, and the base of every strategy: a module whose buffers travel in the checkpoint, and a callback.
+
+    A strategy overrides the hook at which it changes `weights`; the training loss reads them. Statistics must be equal
+    on every rank before they enter a weight.
+
+    Args:
+        attributes: number of attributes A.
+    """
+
+    weights: Tensor
+    """float32 (A,), mean 1."""
+
+    def __init__(self, attributes: int) -> None:
+        super().__init__()
+        self.register_buffer("weights", torch.ones(attributes))
+
+
+class DMMWeighting(TaskWeighting):
+    """DMM-CNN's dynamic weighting, in the form of its ancestor (He et al., ACM MM 2017).
+
+    From the validation losses of two consecutive windows::
+
+        trend_j = |cur_j - prev_j| / (cur_j + eps)
+        w_j     = normalise(normalise(trend_j) * normalise(cur_j)),   normalise(x) = x / mean(x)
+
+    The weight is high where the validation loss is large and still moving; it is 1 until two windows have passed. It
+    consumes the validation set, and ``|.|`` treats better and worse alike. Smoothing and clipping are ours.
+
+    Args:
+        attributes: number of attributes A.
+        every: ``epoch``, each window being one validation run; or a number of training steps k, of which each also
+            forwards one validation batch (the ancestor used 100 to 200).
+        smoothing: share of the old weight that is kept at each change, in [0, 1); 0 is the ancestor's rule.
+        floor: least weight before the last normalisation; the ancestor's rule (0) lets a weight reach 0.
+        ceiling: greatest weight before the last normalisation.
+        eps: keeps the trend finite where the loss is 0.
+
+    Raises:
+        ConfigError: a value out of its range.
+    """
+
+    previous: Tensor
+    loss_sum: Tensor
+    loss_count: Tensor
+    steps: Tensor
+
+    def __init__(
+        self,
+        attributes: int,
+        every: Literal["epoch"] | int = "epoch",
+        smoothing: float = 0.0,
+        floor: float = 0.0,
+        ceiling: float = float("inf"),
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__(attributes)
+        problems = []
+        if isinstance(every, int) and every < 1:
+            problems.append(f"weighting.every: expected epoch or a positive number of steps, found {every}.")
+        if not 0 <= smoothing < 1:
+            problems.append(f"weighting.smoothing: expected a share in [0, 1), found {smoothing}.")
+        if not 0 <= floor <= 1 <= ceiling:
+            problems.append(
+                f"weighting.floor, weighting.ceiling: expected 0 <= floor <= 1 <= ceiling, found {floor}, {ceiling}."
+            )
+        if problems:
+            raise ConfigError(problems)
+        self.every, self.smoothing, self.floor, self.ceiling, self.eps = every, smoothing, floor, ceiling, eps
+        self.register_buffer("previous", torch.full((attributes,), torch.nan, dtype=torch.float64))
+        self.register_buffer("loss_sum", torch.zeros(attributes, dtype=torch.float64))
+        self.register_buffer("loss_count", torch.zeros(attributes, dtype=torch.float64))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
+        if self.every == "epoch" and fitting(trainer):
+            self.update(pl_module.predictions.gather().attribute_losses())
+            self.remember()
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: AttributeModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.every == "epoch":
+            return
+        losses, counts = pl_module.validation_losses(int(self.steps))
+        # Summed over ranks at each step: DDP broadcasts rank 0's buffers, so that a rank's own sums would be lost.
+        self.loss_sum += losses
+        self.loss_count += counts
+        self.steps += 1
+        if int(self.steps) % self.every == 0:
+            self.update(self.loss_sum / self.loss_count)
+            self.loss_sum.zero_()
+            self.loss_count.zero_()
+
+    def update(self, current: Tensor) -> None:
+        """End a window.
+
+        Args:
+            current: float (A,), the window's mean validation loss per attribute, equal on every rank; NaN for an
+                attribute without a label in it, which keeps its previous loss and
+                gets weight 1, before smoothing and clipping.
+        """
+        current = current.to(self.previous)
+        weights = dmm_weights(self.previous, current, self.eps)
+        if weights is not None:
+            weights = _normalise(weights.clamp(self.floor, self.ceiling))
+            mixed = self.smoothing * self.weights.double() + (1 - self.smoothing) * weights
+            self.weights.copy_(_normalise(mixed))
+        self.previous.copy_(torch.where(current.isnan(), self.previous, current))
+
+
+def dmm_weights(previous: Tensor, current: Tensor, eps: float = 1e-8) -> Tensor | None:
+    """Return the weights of `DMMWeighting` after the windows ``previous`` and ``current``.
+
+    Args:
+        previous: float (A,), mean validation losses, NaN where not known.
+        current: float (A,), of the window after.
+        eps: see `DMMWeighting`.
+
+    Returns:
+        float (A,) of mean 1, exactly 1 where a loss is not known; ``None`` where no attribute has two windows, or where
+        no loss has moved.
+    """
+    known = ~(previous.isnan() | current.isnan())
+    if not known.any():
+        return None
+    now = current[known]
+    trend = (now - previous[known]).abs() / (now + eps)
+    if trend.sum() == 0 or now.sum() == 0:
+        return None
+    product = _normalise(trend) * _normalise(now)
+    if product.sum() == 0:
+        return None
+    weights = torch.ones_like(current)
+    weights[known] = _normalise(product)
+    return weights
+
+
+def _normalise(values: Tensor) -> Tensor:
+    return values / values.mean()

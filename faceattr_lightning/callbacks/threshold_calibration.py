@@ -1,0 +1,108 @@
+"""Per-attribute decision thresholds, fitted on the validation split, kept with the weights."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+from lightning import Trainer
+from torch import Tensor
+
+from faceattr_lightning.callbacks.fitted import FittedState
+from faceattr_lightning.callbacks.stage import fitting
+from faceattr_lightning.errors import ConfigError
+from faceattr_lightning.metrics.attribute_metrics import confusion_counts
+from faceattr_lightning.metrics.predictions import Predictions
+
+if TYPE_CHECKING:
+    from faceattr_lightning.models.module import AttributeModule
+
+log = logging.getLogger(__name__)
+
+
+class ThresholdCalibrator(FittedState):
+    """Fixed thresholds of 0.5, and the base of every calibrator: a module (thresholds travel with the weights) and a
+    callback.
+
+    A calibrator overrides `fit`. It is called after each validation epoch of a training run, never in test. An
+    attribute with fewer than two classes among its validation labels keeps its threshold and is named in a warning.
+
+    Args:
+        attributes: number of attributes A.
+    """
+
+    thresholds: Tensor
+    """float32 (A,) in [0, 1]; a probability at or above it counts as present."""
+
+    def __init__(self, attributes: int) -> None:
+        super().__init__()
+        self.register_buffer("thresholds", torch.full((attributes,), 0.5))
+        self._warned = False
+
+    def fit(self, predictions: Predictions) -> Tensor:
+        """Return new thresholds, float (A,), for a validation split's predictions."""
+        return self.thresholds
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
+        if fitting(trainer):
+            self.calibrate(pl_module.predictions.gather(), pl_module.attribute_names)
+            self.remember()
+
+    def calibrate(self, predictions: Predictions, attribute_names: list[str]) -> None:
+        """Fit the thresholds of the attributes that have both classes; warn once of the others.
+
+        Args:
+            predictions: of the validation split, equal on every rank.
+            attribute_names: A names.
+        """
+        fitted = self.fit(predictions).to(self.thresholds)
+        one_class = single_class(predictions)
+        self.thresholds.copy_(torch.where(one_class.to(self.thresholds.device), self.thresholds, fitted))
+        if one_class.any() and not self._warned and type(self) is not ThresholdCalibrator:
+            self._warned = True
+            named = ", ".join(name for name, single in zip(attribute_names, one_class, strict=True) if single)
+            log.warning("Thresholds stay at 0.5 for attributes with one class in validation: %s", named)
+
+
+def single_class(predictions: Predictions) -> Tensor:
+    """Return for which attributes the labels hold fewer than two classes, bool (A,)."""
+    labels = predictions.labels
+    return ~((labels == 1).any(dim=0) & (labels == 0).any(dim=0))
+
+
+class DMMCalibrator(ThresholdCalibrator):
+    """DMM-CNN's adaptive thresholds: they start at 0.5 and move after each validation epoch.
+
+    ``tau_j <- clip(tau_j + gamma (FP_j - FN_j) / N_j, 0.01, 0.99)``, where N_j counts the labelled samples. Its fixed
+    point makes the predicted and the actual positive rate equal. That thresholding is adaptive is the paper's; this
+    rule is our reading of it. Where validation and test prevalence differ, a threshold tuned on validation need not
+    help.
+
+    Args:
+        attributes: number of attributes A.
+        gamma: step size, positive.
+        iterations: how often the rule is applied per validation epoch, to the same predictions; more than one brings
+            short runs nearer to the fixed point. Ours.
+
+    Raises:
+        ConfigError: a value out of its range.
+    """
+
+    def __init__(self, attributes: int, gamma: float = 1.0, iterations: int = 1) -> None:
+        super().__init__(attributes)
+        problems = [f"calibration.gamma: expected a positive number, found {gamma}."] if gamma <= 0 else []
+        problems += [f"calibration.iterations: expected at least 1, found {iterations}."] if iterations < 1 else []
+        if problems:
+            raise ConfigError(problems)
+        self.gamma, self.iterations = gamma, iterations
+
+    def fit(self, predictions: Predictions) -> Tensor:
+        labelled, positive = predictions.labels >= 0, predictions.labels == 1
+        probabilities = predictions.probabilities
+        thresholds = self.thresholds.double().cpu()
+        for _ in range(self.iterations):
+            _, fp, fn, _ = confusion_counts(probabilities >= thresholds, labelled, positive)
+            step = self.gamma * (fp - fn) / labelled.sum(dim=0).clamp(min=1)
+            thresholds = (thresholds + step).clamp(0.01, 0.99)
+        return thresholds

@@ -1,0 +1,110 @@
+"""Training-time augmentation of a whole batch, on whatever device the batch is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from faceattr_lightning.attributes import FLIPPED_LANDMARKS
+from faceattr_lightning.data.batch import Batch
+
+_COLUMNS = ("flip", "scale", "shift_x", "shift_y", "brightness", "contrast", "saturation")
+RANDOM_NUMBERS = len(_COLUMNS)
+"""How many uniform numbers `augment` takes per sample."""
+
+_LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far a training image may differ from its source; 0 everywhere switches it off.
+
+    Attributes:
+        flip: probability of a horizontal mirror image, in [0, 1].
+        scale: greatest relative change of the scale, up or down.
+        shift: greatest shift in x and in y, as a fraction of the image.
+        brightness: greatest relative change.
+        contrast: greatest relative change.
+        saturation: greatest relative change.
+    """
+
+    flip: float = 0.5
+    scale: float = 0.1
+    shift: float = 0.05
+    brightness: float = 0.2
+    contrast: float = 0.2
+    saturation: float = 0.2
+
+
+def augment(batch: Batch, settings: Augmentation) -> Batch:
+    """Return the batch with its images and landmarks changed by the random numbers that it carries.
+
+    A landmark that leaves the image is no longer valid. Left and right landmarks change places in a mirror image; the
+    attribute labels have no side and stay.
+
+    Args:
+        batch: with ``augmentation``, float32 (B, `RANDOM_NUMBERS`).
+        settings: the ranges.
+
+    Returns:
+        the batch without ``augmentation``; ``image`` is float32 in [0, 255].
+    """
+    randoms = dict(zip(_COLUMNS, batch["augmentation"].unbind(dim=1), strict=True))
+    signed = {name: 2 * value - 1 for name, value in randoms.items()}
+    flipped = randoms["flip"] < settings.flip
+    zoom = 1 + settings.scale * signed["scale"]
+    shift = torch.stack([settings.shift * signed["shift_x"], settings.shift * signed["shift_y"]], dim=1)
+
+    image = _warp(batch["image"].float(), flipped, zoom, shift)
+    image = _recolour(
+        image,
+        brightness=1 + settings.brightness * signed["brightness"],
+        contrast=1 + settings.contrast * signed["contrast"],
+        saturation=1 + settings.saturation * signed["saturation"],
+    )
+    landmarks, valid = _move_landmarks(batch["landmarks"], batch["landmarks_valid"], flipped, zoom, shift)
+    return {
+        "image": image,
+        "attributes": batch["attributes"],
+        "landmarks": landmarks,
+        "landmarks_valid": valid,
+        "identity": batch["identity"],
+        "index": batch["index"],
+    }
+
+
+def _warp(image: Tensor, flipped: Tensor, zoom: Tensor, shift: Tensor) -> Tensor:
+    mirror = torch.where(flipped, -1.0, 1.0)
+    # affine_grid asks where an output pixel comes from, in [-1, 1]: the inverse of the change that landmarks undergo.
+    theta = image.new_zeros(len(image), 2, 3)
+    theta[:, 0, 0] = mirror / zoom
+    theta[:, 1, 1] = 1 / zoom
+    theta[:, 0, 2] = -2 * shift[:, 0] * mirror / zoom
+    theta[:, 1, 2] = -2 * shift[:, 1] / zoom
+    grid = functional.affine_grid(theta, list(image.shape), align_corners=False)
+    return functional.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _recolour(image: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
+    image = image * brightness[:, None, None, None]
+    grey = (image * image.new_tensor(_LUMA)[:, None, None]).sum(dim=1, keepdim=True)
+    image = torch.lerp(grey, image, saturation[:, None, None, None])
+    image = torch.lerp(grey.mean(dim=(2, 3), keepdim=True), image, contrast[:, None, None, None])
+    return image.clamp_(0, 255)
+
+
+def _move_landmarks(
+    landmarks: Tensor, valid: Tensor, flipped: Tensor, zoom: Tensor, shift: Tensor
+) -> tuple[Tensor, Tensor]:
+    if landmarks.shape[1] == 0:
+        return landmarks, valid
+    swap = torch.tensor(FLIPPED_LANDMARKS[landmarks.shape[1]], device=landmarks.device)
+    mirrored = torch.stack([1 - landmarks[:, swap, 0], landmarks[:, swap, 1]], dim=-1)
+    moved = torch.where(flipped[:, None, None], mirrored, landmarks)
+    known = torch.where(flipped[:, None], valid[:, swap], valid)
+    moved = (moved - 0.5) * zoom[:, None, None] + 0.5 + shift[:, None, :]
+    known = known & ((moved >= 0) & (moved <= 1)).all(dim=-1)
+    return torch.where(known[..., None], moved, 0.0), known

@@ -1,0 +1,30 @@
+"""The one definition of what a batch holds."""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+from torch import Tensor
+
+
+class Batch(TypedDict):
+    """A batch of B faces with A attributes and L landmarks.
+
+    Keys:
+        image: (B, 3, H, W), uint8 or float32, both in the range 0 to 255; the network normalises.
+        attributes: int8 (B, A): 1 present, 0 absent, -1 not labelled.
+        landmarks: float32 (B, L, 2), x then y as fractions of the crop; meaningless where not valid.
+        landmarks_valid: bool (B, L).
+        identity: int64 (B,), -1 where unknown.
+        index: int64 (B,), the row in the data set's table.
+        augmentation: float32 (B, K) in [0, 1): one random number per sample and parameter, drawn from (seed, epoch,
+            position). Only in training batches, and only until `augment` has used it up.
+    """
+
+    image: Tensor
+    attributes: Tensor
+    landmarks: Tensor
+    landmarks_valid: Tensor
+    identity: Tensor
+    index: Tensor
+    augmentation: NotRequired[Tensor]

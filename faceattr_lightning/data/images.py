@@ -1,0 +1,150 @@
+"""Reading images, and finding the bad ones before a run starts."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from faceattr_lightning.data.table import FaceTable
+from faceattr_lightning.errors import DataError
+
+_THREADS = 4
+_LISTED = 10
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+_JPEG_END = b"\xff\xd9"
+_TAIL = 64
+# Modes of more than 8 bits are left out: PIL clips them to white instead of scaling them.
+_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
+
+
+class _BadImage(Exception):
+    """An image can't be used; the message is the problem without the path."""
+
+
+def read_image(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Decode an image to RGB, uint8 (H, W, 3), writable. Grey, CMYK and palette images are converted, alpha is dropped.
+
+    Args:
+        path: the file; its content decides the format, not its suffix.
+        size: (height, width) that the image must have.
+
+    Raises:
+        DataError: the file is missing, no image, cut short or of another size.
+    """
+    try:
+        with _opened(path, size) as (image, _):
+            return np.array(image.convert("RGB"))
+    except _BadImage as problem:
+        raise DataError(f"{path}: {problem}") from problem
+
+
+def check_image(path: Path, size: tuple[int, int]) -> str | None:
+    """Return what is wrong with an image file, or ``None``.
+
+    A JPEG with the right header and an end marker is taken as whole without decoding it; others are decoded.
+    """
+    try:
+        with _opened(path, size) as (image, file):
+            if image.format != "JPEG" or _JPEG_END not in _tail(file):
+                image.load()
+    except _BadImage as problem:
+        return str(problem)
+    return None
+
+
+def check_images(table: FaceTable, on_bad_image: Literal["error", "skip"]) -> FaceTable:
+    """Check every image file of a table.
+
+    Args:
+        table: the rows to check; it is not changed.
+        on_bad_image: ``error`` to refuse a table with bad images, ``skip`` to leave their rows out.
+
+    Returns:
+        A table of the rows whose image is good, with notes on the rows left out and on images without a row.
+
+    Raises:
+        DataError: there are bad images and ``on_bad_image`` is ``error``, or no image is good. It lists the first ten.
+    """
+    with ThreadPool(_THREADS) as pool:
+        problems = pool.map(lambda file: check_image(table.root / file, table.image_size), table.files)
+    bad = [(file, problem) for file, problem in zip(table.files, problems, strict=True) if problem is not None]
+    notes = list(table.notes)
+    folders = {posixpath.dirname(file) for file in table.files}
+    present = {posixpath.join(folder, name) for folder in folders for name in _names_in(table.root / folder)}
+    unlisted = sum(name.lower().endswith(_SUFFIXES) for name in present.difference(table.files))
+    if unlisted:
+        notes.append(f"{table.root}: {unlisted:,} image files beside the listed ones have no labels and were ignored.")
+    if not bad:
+        return replace(table, notes=notes)
+
+    if on_bad_image == "error" or len(bad) == len(table):
+        lines = [f"{table.root / file}: {problem}" for file, problem in bad[:_LISTED]]
+        raise DataError(
+            "\n  - ".join([f"{len(bad):,} of {len(table):,} images can't be used:", *lines, *_and_more(bad)])
+            + "\nMend or fetch these files, or set data.on_bad_image=skip to leave out the bad ones."
+        )
+    names = ", ".join([f"{file} ({problem})" for file, problem in bad[:_LISTED]] + _and_more(bad))
+    notes.append(f"{table.root}: left out {len(bad):,} of {len(table):,} images that can't be used: {names}.")
+    return _rows(replace(table, notes=notes), np.array([problem is None for problem in problems]))
+
+
+@contextmanager
+def _opened(path: Path, size: tuple[int, int]) -> Iterator[tuple[Image.Image, BinaryIO]]:
+    """Open an image, undecoded; turn whatever goes wrong, then or while it is used, into a `_BadImage`."""
+    height, width = size
+    try:
+        with path.open("rb") as file, Image.open(file) as image:
+            if image.size != (width, height):
+                raise _BadImage(
+                    f"expected {width} x {height} pixels, found {image.width} x {image.height}; labels and landmarks "
+                    "belong to the official frame: use the data set's aligned images, neither cropped nor resized"
+                )
+            if image.mode not in _MODES:
+                raise _BadImage(f"expected 8 bits per channel, found PIL mode {image.mode}; save it as an 8-bit image")
+            yield image, file
+    except FileNotFoundError as error:
+        raise _BadImage("the file is missing") from error
+    except UnidentifiedImageError as error:
+        content = "the file is empty" if path.stat().st_size == 0 else "the file is not an image"
+        raise _BadImage(f"{content}; fetch it again") from error
+    # SyntaxError is what PIL raises for broken PNG chunks.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise _BadImage(f"the image can't be decoded ({error}); fetch it again") from error
+
+
+def _tail(file: BinaryIO) -> bytes:
+    file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+    return file.read()
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries]
+    except OSError:
+        return []
+
+
+def _and_more(bad: Sequence[object]) -> list[str]:
+    return [f"and {len(bad) - _LISTED:,} more"] if len(bad) > _LISTED else []
+
+
+def _rows(table: FaceTable, keep: NDArray[np.bool_]) -> FaceTable:
+    return replace(
+        table,
+        files=[file for file, kept in zip(table.files, keep, strict=True) if kept],
+        attributes=table.attributes[keep],
+        split=table.split[keep],
+        landmarks=table.landmarks[keep],
+        identity=table.identity[keep],
+    )

@@ -1,0 +1,234 @@
+"""What every data set's LightningDataModule shares: splits, loaders, augmentation, preprocessing."""
+
+from __future__ import annotations
+
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from faceattr_lightning.attributes import resolve_attributes
+from faceattr_lightning.data.augment import Augmentation, augment
+from faceattr_lightning.data.batch import Batch
+from faceattr_lightning.data.dataset import FaceDataset, FileStore, ImageStore
+from faceattr_lightning.data.order import EpochOrder
+from faceattr_lightning.data.preprocessing import Preprocessing
+from faceattr_lightning.data.table import FaceTable, Split
+from faceattr_lightning.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
+
+DATA_ENVIRONMENT_VARIABLE = "FACEATTR_DATA"
+
+
+class FaceDataModule(LightningDataModule, ABC):
+    """Base of the data modules: a subclass says how its annotations are read and, if not from files, its images.
+
+    The loaders yield whole batches (`Batch`) in an order, and with an augmentation, that depend on nothing but
+    (seed, epoch, position); so the Trainer must be made with ``use_distributed_sampler=False``, as ours are.
+
+    Args:
+        root: the data set's folder; ``None`` takes the environment variable ``FACEATTR_DATA`` plus the data set's name.
+        image_size: height and width of the network's input in pixels.
+        crop: (left, top, right, bottom) of the source image in pixels.
+        batch_size: samples per process and step.
+        num_workers: loader processes per training process; ``None`` takes none on CPU, where the network keeps every
+            core busy, and up to eight beside a GPU.
+        attributes: the attributes to learn, in this order; ``None`` takes all.
+        train_fraction: share of the training split to use, in (0, 1]; a smaller share is part of a larger one.
+        on_bad_image: ``error`` stops before training, ``skip`` leaves the image out and lists it.
+        augmentation: the fields of `Augmentation`; ``None`` or an empty mapping trains on the plain crop.
+        seed: of order, augmentation and subset.
+    """
+
+    name: str
+    """Of the data set; also its folder under ``FACEATTR_DATA``."""
+
+    def __init__(
+        self,
+        root: str | None = None,
+        image_size: int = 128,
+        crop: Sequence[int] = (0, 20, 178, 198),
+        batch_size: int = 64,
+        num_workers: int | None = None,
+        attributes: Sequence[str] | None = None,
+        train_fraction: float = 1.0,
+        on_bad_image: Literal["error", "skip"] = "error",
+        augmentation: dict[str, float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        left, top, right, bottom = crop
+        self.crop = (left, top, right, bottom)
+        self.root, self.image_size, self.batch_size, self.num_workers = root, image_size, batch_size, num_workers
+        self.attributes, self.train_fraction, self.on_bad_image = attributes, train_fraction, on_bad_image
+        self.augmentation = Augmentation(**augmentation) if augmentation else None
+        self.seed = seed
+        self.first_epoch = 0
+        """The epoch that training goes on with: workers fetch ahead before Lightning says which one it is."""
+        self._table: FaceTable | None = None
+        self._store: ImageStore | None = None
+
+    @abstractmethod
+    def read_table(self) -> FaceTable:
+        """Read and check the annotations of every split, and, where they are files, the images (`check_images`)."""
+
+    def open_store(self, table: FaceTable) -> ImageStore:
+        """Return where the images of ``table`` are read from."""
+        return FileStore(table)
+
+    def data_root(self) -> Path:
+        """Return the data set's folder.
+
+        Raises:
+            DataError: there is no such folder, or none was named.
+        """
+        base = os.environ.get(DATA_ENVIRONMENT_VARIABLE)
+        hint = (
+            f"Set data.root=/path/to/{self.name}, or {DATA_ENVIRONMENT_VARIABLE} "
+            f"to the folder that holds '{self.name}'."
+        )
+        if self.root is None and base is None:
+            raise DataError(
+                f"data.root: the folder of the data set '{self.name}' is not known. "
+                f"{hint} The README says how to get the data."
+            )
+        root = Path(self.root) if self.root is not None else Path(str(base)) / self.name
+        if not root.is_dir():
+            raise DataError(f"data.root: there is no folder {root}. {hint} The README says how to get the data.")
+        return root
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and check the annotations and images, once; ``stage`` makes no difference."""
+        if self._table is not None:
+            return
+        table = self.read_table()
+        empty = [split.name.lower() for split in Split if not len(table.rows(split))]
+        if empty:
+            raise DataError(f"{table.root}: no image is in the split {' and in '.join(empty)}; each split needs some.")
+        for note in table.notes:
+            log.info("%s: %s", table.name, note)
+        columns = [
+            table.attribute_names.index(name) for name in resolve_attributes(self.attributes, table.attribute_names)
+        ]
+        table.attribute_names = tuple(table.attribute_names[column] for column in columns)
+        table.attributes = np.ascontiguousarray(table.attributes[:, columns])
+        self._table, self._store = table, self.open_store(table)
+
+    @property
+    def table(self) -> FaceTable:
+        """The rows of every split; after `setup`."""
+        if self._table is None:
+            raise RuntimeError("Call setup() before the table is used.")
+        return self._table
+
+    @property
+    def attribute_names(self) -> list[str]:
+        """The names of the columns of a batch's ``attributes``; after `setup`."""
+        return list(self.table.attribute_names)
+
+    def preprocessing(self, mean: Sequence[float], std: Sequence[float]) -> Preprocessing:
+        """Return how this data set's images become a network's input, for a backbone's ``mean`` and ``std``."""
+        return Preprocessing(
+            source_size=self.table.image_size,
+            crop=self.crop,
+            image_size=self.image_size,
+            mean=tuple(mean),
+            std=tuple(std),
+            template=self._template(),
+        )
+
+    def training_prevalence(self) -> Tensor:
+        """Return the share of positives among the labelled training images, float32 (A,), NaN without a label."""
+        labels = self.table.attributes[self.train_rows()]
+        labelled = (labels >= 0).sum(axis=0)
+        with np.errstate(invalid="ignore"):
+            return torch.from_numpy(((labels == 1).sum(axis=0) / labelled).astype(np.float32))
+
+    def train_rows(self) -> NDArray[np.int64]:
+        """Return the table's rows to train on, int64 (n,): the training split, or `train_fraction` of it."""
+        rows = self.table.rows(Split.TRAIN)
+        if not 0 < self.train_fraction <= 1:
+            raise ConfigError([f"data.train_fraction: expected a share in (0, 1], found {self.train_fraction}."])
+        kept = max(1, round(self.train_fraction * len(rows)))
+        order = np.random.Generator(np.random.Philox(key=[self.seed, 0x7261696E])).permutation(len(rows))
+        return np.sort(rows[order[:kept]])
+
+    def dataset(self, split: Split) -> FaceDataset:
+        """Return a split; only the training split is augmented."""
+        training = split is Split.TRAIN
+        rows = self.train_rows() if training else self.table.rows(split)
+        assert self._store is not None
+        # Normalisation is the network's; the data set's own part of the preprocessing is geometry alone.
+        geometry = self.preprocessing(mean=(), std=())
+        return FaceDataset(
+            self.table, rows, self._store, geometry, self.seed if training and self.augmentation else None
+        )
+
+    def source_images(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the crops of the table's ``rows`` at the source's resolution, uint8 (n, h, w, 3), for people to
+        look at.
+        """
+        assert self._store is not None
+        left, top, right, bottom = self.crop
+        return self._store.read(rows)[:, top:bottom, left:right]
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(Split.TRAIN)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(Split.VALIDATION)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(Split.TEST)
+
+    def _loader(self, split: Split) -> DataLoader[Batch]:
+        dataset = self.dataset(split)
+        order = EpochOrder(
+            count=len(dataset),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            training=split is Split.TRAIN,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
+            split=split.name.lower(),
+        )
+        order.set_epoch(self.first_epoch)
+        gpu = torch.cuda.is_available()
+        workers = self.num_workers
+        if workers is None:
+            workers = min(8, (os.cpu_count() or 1) // max(1, torch.cuda.device_count())) if gpu else 0
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=order,
+            num_workers=workers,
+            pin_memory=gpu,
+            persistent_workers=workers > 0,
+            # The loader draws a number for each iterator: from its own source, or dropout would depend on the workers.
+            generator=torch.Generator(),
+        )
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        if "augmentation" in batch:
+            assert self.augmentation is not None
+            return augment(batch, self.augmentation)
+        return batch
+
+    def _template(self) -> tuple[tuple[float, float], ...]:
+        landmarks = self.table.landmarks[self.table.split == Split.TRAIN]
+        known = landmarks[~np.isnan(landmarks).any(axis=(1, 2))]
+        if landmarks.shape[1] == 0 or len(known) == 0:
+            return ()
+        left, top, right, bottom = self.crop
+        fractions = (known.mean(axis=0) + 0.5 - (left, top)) / (right - left, bottom - top)
+        return tuple((round(float(x), 4), round(float(y), 4)) for x, y in fractions)

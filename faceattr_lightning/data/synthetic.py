@@ -1,0 +1,158 @@
+"""The embedded data set: drawn faces, so that everything runs without a download."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+
+from faceattr_lightning.attributes import CELEBA_ATTRIBUTES
+from faceattr_lightning.data import synthetic_faces
+from faceattr_lightning.data.dataset import ArrayStore, ImageStore
+from faceattr_lightning.data.module import FaceDataModule
+from faceattr_lightning.data.table import FaceTable, Split
+from faceattr_lightning.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 100
+
+
+class Synthetic(FaceDataModule):
+    """Faces of `synthetic_faces`, drawn once and kept in a cache.
+
+    No identity stands in two splits.
+
+    Args:
+        train_size: number of training images.
+        validation_size: number of validation images.
+        test_size: number of test images.
+        cache_dir: folder of the cache; a subfolder is made per seed, number of faces and version of the drawing code.
+        draw_seed: of the faces; another one gives other people.
+        options: of `FaceDataModule`.
+    """
+
+    name = "synthetic"
+
+    def __init__(
+        self,
+        train_size: int = 4000,
+        validation_size: int = 800,
+        test_size: int = 800,
+        cache_dir: str = "~/.cache/faceattr-lightning",
+        draw_seed: int = 0,
+        image_size: int = 64,
+        crop: Sequence[int] = (0, 20, 178, 198),
+        batch_size: int = 64,
+        num_workers: int | None = None,
+        attributes: Sequence[str] | None = None,
+        train_fraction: float = 1.0,
+        augmentation: dict[str, float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            image_size=image_size,
+            crop=crop,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            attributes=attributes,
+            train_fraction=train_fraction,
+            augmentation=augmentation,
+            seed=seed,
+        )
+        self.sizes = (train_size, validation_size, test_size)
+        self.cache_dir = Path(cache_dir).expanduser()
+        self.draw_seed = draw_seed
+        if min(self.sizes) < 1:
+            raise ConfigError(
+                [f"data.train_size, data.validation_size, data.test_size: each must be at least 1, found {self.sizes}."]
+            )
+
+    def prepare_data(self) -> None:
+        """Draw the faces, unless the cache has them. Lightning calls it in one process per machine."""
+        folder = self._cache_folder()
+        if folder.is_dir():
+            return
+        count = sum(self.sizes)
+        log.info("synthetic: drawing %d faces into %s (%.1f MB), once", count, folder, count * 116_412 / 1e6)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+        except OSError as error:
+            raise DataError(
+                f"data.cache_dir: can't write to {folder.parent}: {error.strerror}. Choose another data.cache_dir."
+            ) from error
+        try:
+            self._draw(work, count)
+            os.rename(work, folder)
+        except OSError as error:
+            # Another process may have finished the same cache first; then its copy, which is equal, serves.
+            if not folder.is_dir():
+                raise DataError(
+                    f"data.cache_dir: writing {folder} failed: {error.strerror}. Free some "
+                    "space or choose another data.cache_dir."
+                ) from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+    def read_table(self) -> FaceTable:
+        people = synthetic_faces.sample_people(sum(self.sizes), self.draw_seed)
+        if not self._cache_folder().is_dir():
+            self.prepare_data()
+        landmarks: NDArray[np.float32] = np.load(self._cache_folder() / "landmarks.npy")
+        hidden = ", ".join(synthetic_faces.NOT_DRAWN_ATTRIBUTES)
+        return FaceTable(
+            name=self.name,
+            root=self._cache_folder(),
+            files=[f"{row:06d}" for row in range(len(landmarks))],
+            attribute_names=CELEBA_ATTRIBUTES,
+            attributes=people.attributes,
+            split=self._split(people.identity),
+            image_size=synthetic_faces.IMAGE_SIZE,
+            landmarks=landmarks,
+            identity=people.identity,
+            notes=[f"labelled but not drawn, so learnable only through their correlations: {hidden}."],
+        )
+
+    def open_store(self, table: FaceTable) -> ImageStore:
+        return ArrayStore(np.load(table.root / "images.npy", mmap_mode="r"))
+
+    def _split(self, identity: NDArray[np.int64]) -> NDArray[np.int8]:
+        train, validation, _ = self.sizes
+        split = np.full(len(identity), Split.TEST, dtype=np.int8)
+        # Identities are contiguous: each split ends where the identity that crosses its nominal end ends.
+        end_of_train = int(np.searchsorted(identity, identity[train - 1], side="right"))
+        end_of_validation = int(np.searchsorted(identity, identity[train + validation - 1], side="right"))
+        split[:end_of_validation] = Split.VALIDATION
+        split[:end_of_train] = Split.TRAIN
+        return split
+
+    def _draw(self, folder: Path, count: int) -> None:
+        height, width = synthetic_faces.IMAGE_SIZE
+        images: Any = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (count, height, width, 3))
+        landmarks = np.empty((count, 5, 2), np.float32)
+        people = synthetic_faces.sample_people(count, self.draw_seed)
+        chunks = np.array_split(np.arange(count), max(1, count // _CHUNK))
+        with ProcessPoolExecutor(max_workers=os.cpu_count(), mp_context=get_context("spawn")) as pool:
+            drawn = pool.map(synthetic_faces.draw_faces, repeat(people), repeat(self.draw_seed), chunks)
+            for rows, (pixels, points) in zip(chunks, track(drawn, "Drawing faces", total=len(chunks)), strict=True):
+                images[rows], landmarks[rows] = pixels, points
+        images.flush()
+        np.save(folder / "landmarks.npy", landmarks)
+
+    def _cache_folder(self) -> Path:
+        code = hashlib.sha256(inspect.getsource(synthetic_faces).encode()).hexdigest()[:12]
+        return self.cache_dir / "synthetic" / f"{sum(self.sizes)}-seed{self.draw_seed}-{code}"

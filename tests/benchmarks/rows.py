@@ -1,0 +1,83 @@
+"""A figure of a benchmark, and the table that figures make."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure, measured in several rounds; less is better.
+
+    Attributes:
+        name: of what was measured.
+        unit: of ``ours`` and ``reference``.
+        ours: a value per round.
+        reference: what it is compared with, a value per round, taken right beside ours; ``None`` for a figure that
+            stands alone.
+        at_most: the mark, for the median ratio or, without a reference, for the median of ours; ``None`` for a figure
+            without one.
+    """
+
+    name: str
+    unit: str
+    ours: Sequence[float]
+    reference: Sequence[float] | None = None
+    at_most: float | None = None
+
+    @property
+    def judged(self) -> list[float]:
+        """What the spread and the mark speak of: ratios of rounds, so that a busy moment hits both sides, or ours."""
+        if self.reference is None:
+            return list(self.ours)
+        return [ours / reference for ours, reference in zip(self.ours, self.reference, strict=True)]
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the mark is met; ``None`` without one."""
+        return None if self.at_most is None else statistics.median(self.judged) <= self.at_most
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for a JSON file, every round included."""
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "ours": list(self.ours),
+            "reference": None if self.reference is None else list(self.reference),
+            "median": statistics.median(self.judged),
+            "at_most": self.at_most,
+            "met": self.met,
+        }
+
+
+def make_table(rows: Sequence[Row], title: str) -> Table:
+    """Return medians of ours, the reference and the ratio, the least and the greatest round, and the mark."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for heading in ("ours", "reference", "ratio", "min to max", "mark"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        least, greatest = min(row.judged), max(row.judged)
+        compared = row.reference is not None
+        spread = f"{least:.3f} to {greatest:.3f}" if compared else f"{least:.4g} to {greatest:.4g}"
+        table.add_row(
+            row.name,
+            f"{statistics.median(row.ours):.4g} {row.unit}",
+            f"{statistics.median(row.reference):.4g} {row.unit}" if row.reference is not None else "",
+            f"{statistics.median(row.judged):.3f}" if compared else "",
+            spread if len(row.judged) > 1 else "",
+            _mark(row),
+        )
+    return table
+
+
+def _mark(row: Row) -> str:
+    if row.at_most is None:
+        return ""
+    wanted = f"≤ {row.at_most:.2f}" if row.reference is not None else f"≤ {row.at_most:g} {row.unit}"
+    return f"[green]{wanted}  met[/]" if row.met else f"[red]{wanted}  not met[/]"

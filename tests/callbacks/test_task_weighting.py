@@ -1,0 +1,95 @@
+"""DMM-CNN's weights against a computation by hand."""
+
+import pytest
+import torch
+
+from faceattr_lightning.callbacks.task_weighting import DMMWeighting, dmm_weights
+from faceattr_lightning.errors import ConfigError
+
+
+def by_hand(previous: list[float], current: list[float]) -> list[float]:
+    trend = [abs(now - before) / now for before, now in zip(previous, current, strict=True)]
+    mean_trend, mean_now = sum(trend) / len(trend), sum(current) / len(current)
+    product = [t / mean_trend * now / mean_now for t, now in zip(trend, current, strict=True)]
+    return [value * len(product) / sum(product) for value in product]
+
+
+def test_the_formula() -> None:
+    previous, current = [0.7, 0.5, 0.2, 0.4], [0.6, 0.5, 0.25, 0.1]
+    weights = dmm_weights(
+        torch.tensor(previous, dtype=torch.float64), torch.tensor(current, dtype=torch.float64), eps=0
+    )
+    assert weights is not None
+    assert weights.tolist() == pytest.approx(by_hand(previous, current))
+    assert float(weights.mean()) == pytest.approx(1)
+    assert weights[1] == 0  # it does not move
+
+
+def test_weights_are_one_until_two_windows_have_passed() -> None:
+    weighting = DMMWeighting(3)
+    weighting.update(torch.tensor([0.7, 0.5, 0.2]))
+    assert weighting.weights.tolist() == [1, 1, 1]
+    weighting.update(torch.tensor([0.6, 0.6, 0.25]))
+    assert weighting.weights.tolist() == pytest.approx(by_hand([0.7, 0.5, 0.2], [0.6, 0.6, 0.25]), abs=1e-5)
+    weighting.update(torch.tensor([0.5, 0.3, 0.2]))
+    assert weighting.weights.tolist() == pytest.approx(by_hand([0.6, 0.6, 0.25], [0.5, 0.3, 0.2]), abs=1e-5)
+
+
+def test_an_attribute_without_a_label_keeps_weight_one_and_its_last_loss() -> None:
+    weighting = DMMWeighting(3)
+    weighting.update(torch.tensor([0.7, 0.5, 0.2]))
+    weighting.update(torch.tensor([0.6, torch.nan, 0.25]))
+    first, last = by_hand([0.7, 0.2], [0.6, 0.25])
+    assert weighting.weights.tolist() == pytest.approx([first, 1, last], abs=1e-5)
+    weighting.update(torch.tensor([0.5, 0.4, 0.3]))
+    assert weighting.weights.tolist() == pytest.approx(by_hand([0.6, 0.5, 0.25], [0.5, 0.4, 0.3]), abs=1e-5)
+
+
+@pytest.mark.parametrize("losses", [[0.0, 0.0], [0.3, 0.3]])
+def test_losses_that_are_zero_or_do_not_move_change_nothing(losses: list[float]) -> None:
+    weighting = DMMWeighting(2)
+    for _ in range(3):
+        weighting.update(torch.tensor(losses))
+    assert weighting.weights.tolist() == [1, 1]
+
+
+def test_one_loss_that_falls_to_zero_stays_finite() -> None:
+    weighting = DMMWeighting(2)
+    weighting.update(torch.tensor([0.5, 0.5]))
+    weighting.update(torch.tensor([0.0, 0.4]))
+    assert weighting.weights.isfinite().all()
+    assert float(weighting.weights.mean()) == pytest.approx(1)
+
+
+def test_smoothing_and_clip_keep_the_mean() -> None:
+    previous, current = [0.7, 0.5, 0.2], [0.6, 0.5, 0.25]
+    plain = by_hand(previous, current)
+    smooth = DMMWeighting(3, smoothing=0.5)
+    clipped = DMMWeighting(3, floor=0.5, ceiling=1.5)
+    for weighting in (smooth, clipped):
+        weighting.update(torch.tensor(previous))
+        weighting.update(torch.tensor(current))
+    assert smooth.weights.tolist() == pytest.approx([(1 + weight) / 2 for weight in plain], abs=1e-5)
+    bounded = [min(max(weight, 0.5), 1.5) for weight in plain]
+    assert clipped.weights.tolist() == pytest.approx([weight * 3 / sum(bounded) for weight in bounded], abs=1e-5)
+
+
+def test_the_state_goes_on_exactly() -> None:
+    first = DMMWeighting(3)
+    first.update(torch.tensor([0.7, 0.5, 0.2]))
+    second = DMMWeighting(3)
+    second.load_state_dict(first.state_dict())
+    for weighting in (first, second):
+        weighting.update(torch.tensor([0.6, 0.4, 0.3]))
+    assert torch.equal(first.weights, second.weights)
+    assert not torch.equal(first.weights, torch.ones(3))
+
+
+def test_bad_settings_are_named_together() -> None:
+    with pytest.raises(ConfigError) as raised:
+        DMMWeighting(3, every=0, smoothing=1.0, floor=2.0)
+    assert [problem.split(":")[0] for problem in raised.value.problems] == [
+        "weighting.every",
+        "weighting.smoothing",
+        "weighting.floor, weighting.ceiling",
+    ]

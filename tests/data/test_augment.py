@@ -1,0 +1,143 @@
+"""Augmentation and preprocessing: images and landmarks change together."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from faceattr_lightning.data.augment import RANDOM_NUMBERS, Augmentation, augment
+from faceattr_lightning.data.batch import Batch
+from faceattr_lightning.data.preprocessing import Preprocessing
+from faceattr_lightning.errors import ConfigError
+
+OFF = Augmentation(flip=0, scale=0, shift=0, brightness=0, contrast=0, saturation=0)
+SIZE = 64
+# left eye, right eye, nose, left and right corner of the mouth, as fractions of the crop
+POINTS = torch.tensor([[0.25, 0.375], [0.75, 0.375], [0.5, 0.5], [0.375, 0.75], [0.625, 0.75]])
+
+
+def batch_with_dots(count: int = 4) -> Batch:
+    """Black images with a bright dot of its own brightness at each landmark."""
+    image = torch.zeros(count, 3, SIZE, SIZE, dtype=torch.uint8)
+    for dot, (x, y) in enumerate((POINTS * SIZE).long().tolist()):
+        image[:, :, y - 1 : y + 1, x - 1 : x + 1] = 100 + 30 * dot
+    return {
+        "image": image,
+        "attributes": torch.zeros(count, 2, dtype=torch.int8),
+        "landmarks": POINTS.repeat(count, 1, 1),
+        "landmarks_valid": torch.ones(count, 5, dtype=torch.bool),
+        "identity": torch.arange(count),
+        "index": torch.arange(count),
+        "augmentation": torch.rand(count, RANDOM_NUMBERS, generator=torch.Generator().manual_seed(0)),
+    }
+
+
+def test_nothing_changes_when_everything_is_off() -> None:
+    batch = batch_with_dots()
+    changed = augment(batch, OFF)
+    torch.testing.assert_close(changed["image"], batch["image"].float(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(changed["landmarks"], batch["landmarks"])
+    assert "augmentation" not in changed
+
+
+def test_a_mirror_image_swaps_left_and_right() -> None:
+    batch = batch_with_dots()
+    changed = augment(batch, Augmentation(flip=1, scale=0, shift=0, brightness=0, contrast=0, saturation=0))
+    torch.testing.assert_close(changed["image"], batch["image"].float().flip(-1), atol=1e-3, rtol=0)
+    # The points are symmetric, so that a right swap leaves each where the landmark of its name was.
+    torch.testing.assert_close(changed["landmarks"], batch["landmarks"])
+    asymmetric = batch_with_dots()
+    asymmetric["landmarks"][:, 0, 0] = 0.125
+    asymmetric["landmarks_valid"][:, 3] = False
+    changed = augment(asymmetric, Augmentation(flip=1, scale=0, shift=0))
+    assert changed["landmarks"][0, 1, 0] == pytest.approx(1 - 0.125)
+    assert changed["landmarks_valid"][0].tolist() == [True, True, True, True, False]
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_landmarks_go_where_the_pixels_go(flip: float) -> None:
+    settings = Augmentation(flip=flip, scale=0.2, shift=0.1, brightness=0, contrast=0, saturation=0)
+    batch = batch_with_dots(16)
+    changed = augment(batch, settings)
+    assert changed["landmarks_valid"].all()
+    grid = (torch.arange(SIZE) + 0.5) / SIZE
+    swap = [1, 0, 2, 4, 3] if flip else range(5)
+    for sample in range(16):
+        for landmark, dot in enumerate(swap):
+            x, y = changed["landmarks"][sample, landmark]
+            # The brightness-weighted centre of the pixels near the landmark, measured in the changed image.
+            near = ((grid[None, :] - x).abs() < 0.06) & ((grid[:, None] - y).abs() < 0.06)
+            light = changed["image"][sample, 0] * near
+            centre = torch.stack([(light * grid[None, :]).sum(), (light * grid[:, None]).sum()]) / light.sum()
+            torch.testing.assert_close(centre, torch.stack([x, y]), atol=0.01, rtol=0)
+            assert light.max() <= 100 + 30 * dot + 1
+
+
+def test_a_landmark_that_leaves_the_image_is_no_longer_valid() -> None:
+    batch = batch_with_dots(1)
+    batch["landmarks"][0, 0] = torch.tensor([0.02, 0.5])
+    batch["augmentation"][:] = 0.0  # the greatest shift to the left and up
+    changed = augment(batch, Augmentation(flip=0, scale=0, shift=0.1))
+    assert changed["landmarks_valid"][0].tolist() == [False, True, True, True, True]
+    assert ((changed["landmarks"] >= 0) & (changed["landmarks"] <= 1)).all()
+
+
+def test_colours_stay_in_range_and_change() -> None:
+    batch = batch_with_dots(8)
+    batch["image"] = torch.randint(0, 256, (8, 3, SIZE, SIZE), dtype=torch.uint8)
+    changed = augment(batch, Augmentation(flip=0, scale=0, shift=0, brightness=0.5, contrast=0.5, saturation=0.5))
+    assert changed["image"].min() >= 0 and changed["image"].max() <= 255
+    assert not torch.allclose(changed["image"], batch["image"].float(), atol=5)
+
+
+def test_without_landmarks() -> None:
+    batch = batch_with_dots()
+    batch["landmarks"], batch["landmarks_valid"] = torch.empty(4, 0, 2), torch.empty(4, 0, dtype=torch.bool)
+    assert augment(batch, Augmentation())["landmarks"].shape == (4, 0, 2)
+
+
+def preprocessing(**changes: object) -> Preprocessing:
+    values = {
+        "source_size": (218, 178),
+        "crop": (0, 20, 178, 198),
+        "image_size": 64,
+        "mean": (0.5,) * 3,
+        "std": (0.25,) * 3,
+    }
+    return Preprocessing(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_images_agree_with_pillow() -> None:
+    source = np.random.default_rng(0).integers(0, 256, (27, 22, 3), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(source).resize((178, 218), Image.Resampling.BICUBIC)).copy()
+    ours = preprocessing().images(smooth[None])[0].permute(1, 2, 0).numpy()
+    theirs = np.asarray(Image.fromarray(smooth[20:198]).resize((64, 64), Image.Resampling.BILINEAR))
+    assert ours.dtype == np.uint8
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
+
+
+def test_a_crop_of_the_right_size_is_not_resampled() -> None:
+    source = np.random.default_rng(0).integers(0, 256, (2, 218, 178, 3), dtype=np.uint8)
+    ours = preprocessing(image_size=178).images(source)
+    np.testing.assert_array_equal(ours.permute(0, 2, 3, 1).numpy(), source[:, 20:198])
+
+
+def test_landmarks_become_fractions_of_the_crop() -> None:
+    source = np.array([[[88.5, 108.5], [0, 5], [177, 197], [np.nan, np.nan]]], dtype=np.float32)
+    landmarks, valid = preprocessing().landmarks(source)
+    assert valid.tolist() == [[True, False, True, False]]
+    torch.testing.assert_close(landmarks[0, 0], torch.tensor([0.5, 0.5]))
+    torch.testing.assert_close(landmarks[0, 2], torch.tensor([177.5 / 178, 177.5 / 178]))
+    assert not landmarks.isnan().any()
+
+
+def test_round_trip_of_plain_values() -> None:
+    made = preprocessing(template=((0.3, 0.4), (0.7, 0.4)))
+    plain = made.to_dict()
+    assert plain["template"] == [[0.3, 0.4], [0.7, 0.4]] and plain["crop"] == [0, 20, 178, 198]
+    assert Preprocessing.from_dict(plain) == made
+
+
+def test_a_crop_outside_the_image() -> None:
+    with pytest.raises(ConfigError, match=r"data\.crop: \[0, 20, 179, 198\] is not inside an image of 178 x 218"):
+        preprocessing(crop=(0, 20, 179, 198))

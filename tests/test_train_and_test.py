@@ -1,0 +1,182 @@
+"""The main job through the real program: train, what it leaves, test it again, resume it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from faceattr_lightning.attributes import CELEBA_ATTRIBUTES
+from faceattr_lightning.models.dmm_cnn import DMMCNN
+from faceattr_lightning.models.module import CHECKPOINT_KEY
+from tests.runs import SMALL, SMALL_DMM, assert_same_state, rows, run, run_dirs, state, summary
+
+COLUMNS = [
+    "attribute",
+    "group",
+    "support",
+    "prevalence",
+    "majority_accuracy",
+    "accuracy",
+    "accuracy_at_half",
+    "gain",
+    "balanced_accuracy",
+    "f1",
+    "average_precision",
+    "ece",
+]
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture(scope="module")
+def trained(output: Path, tiny_data: Path) -> Path:
+    finished = run(*SMALL, *SMALL_DMM, data=tiny_data, output=output)
+    run_dir = run_dirs(output)[0]
+    # The last line is the path of the page, after the summary.
+    assert finished.stdout.rstrip().endswith(f"Report: {run_dir}/report/report.html"), finished.stdout[-2000:]
+    assert "majority_accuracy" in finished.stdout and "Warning" not in finished.stderr, finished.stderr
+    return run_dir
+
+
+def test_the_run_folder(trained: Path) -> None:
+    assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert config["data"]["image_size"] == 64 and config["paths"]["run_dir"] == str(trained)
+    assert "${" not in (trained / "config.yaml").read_text()
+
+    attributes = rows(trained / "report" / "attributes.csv")
+    assert [row["attribute"] for row in attributes] == list(CELEBA_ATTRIBUTES)
+    assert list(attributes[0])[: len(COLUMNS)] == COLUMNS and list(attributes[0])[-1] == "threshold"
+    for row in attributes:
+        assert int(row["support"]) == 24
+        assert float(row["gain"]) == pytest.approx(float(row["accuracy"]) - float(row["majority_accuracy"]))
+        assert 0.01 <= float(row["threshold"]) <= 0.99
+
+    for split in ("test", "validation"):
+        found = summary(trained, split)
+        table = rows(trained / "report" / ("attributes.csv" if split == "test" else "attributes_validation.csv"))
+        assert found["split"] == split and found["seed"] == 0 and found["model"] == "DMMCNN"
+        assert found["backbone"] == "test_resnet" and found["parameters"] > 300_000
+        assert found["checkpoint"] == str(trained / "checkpoints" / "best.ckpt")
+        for metric in ("accuracy", "accuracy_at_half", "gain", "f1", "average_precision", "ece", "balanced_accuracy"):
+            defined = [float(row[metric]) for row in table if row[metric]]
+            assert found[metric] == pytest.approx(sum(defined) / len(defined)), metric
+        assert found["landmark_nme"] > 0 and found["images_per_second"] > 0
+    page = (trained / "report" / "report.html").read_text()
+    assert all(name in page for name in CELEBA_ATTRIBUTES) and page.count("data:image/jpeg") == 6
+
+
+def test_weights_and_thresholds_are_logged_per_attribute(trained: Path) -> None:
+    logged = rows(trained / "metrics.csv")
+    for name in ("val/accuracy", "val/balanced_accuracy", "weight/Bald", "threshold/Young"):
+        assert len([row for row in logged if row.get(name)]) == 2, name
+    weights = [float(row["weight/Male"]) for row in logged if row["weight/Male"]]
+    assert weights[0] == 1 and weights[1] != 1  # two windows have passed
+    last = [row for row in logged if row["weight/Male"]][-1]
+    assert sum(float(last[f"weight/{name}"]) for name in CELEBA_ATTRIBUTES) == pytest.approx(40, rel=1e-4)
+
+
+def test_a_checkpoint_describes_itself(trained: Path) -> None:
+    path = trained / "checkpoints" / "best.ckpt"
+    described = torch.load(path, weights_only=True)[CHECKPOINT_KEY]
+    assert described["attribute_names"] == list(CELEBA_ATTRIBUTES)
+    assert {group: len(members) for group, members in described["groups"].items()} == {
+        "objective": 24,
+        "subjective": 16,
+    }
+    assert described["preprocessing"]["image_size"] == 64 and len(described["preprocessing"]["template"]) == 5
+    assert described["config"]["data"]["batch_size"] == 8 and described["version"]
+
+    model = DMMCNN.load_from_checkpoint(path)
+    thresholds = [float(row["threshold"]) for row in rows(trained / "report" / "attributes.csv")]
+    assert model.calibrator.thresholds.tolist() == pytest.approx(thresholds) == described["thresholds"]
+    assert model.weighting.weights.tolist() == described["task_weights"]
+    assert any(threshold != 0.5 for threshold in thresholds)
+
+
+@pytest.mark.parametrize("ckpt_path", ["best", "FILE"])
+def test_testing_the_checkpoint_reproduces_the_figures(
+    ckpt_path: str, trained: Path, output: Path, tiny_data: Path
+) -> None:
+    best = trained / "checkpoints" / "best.ckpt"
+    # The defaults of this call (dmm_cnn, resnet18, synthetic) give way to what the checkpoint says of itself.
+    run("task=test", f"ckpt_path={best if ckpt_path == 'FILE' else 'best'}", data=tiny_data, output=output)
+    tested = run_dirs(output, "test")[-1]
+    for split, table in (("test", "attributes.csv"), ("validation", "attributes_validation.csv")):
+        assert (tested / "report" / table).read_text() == (trained / "report" / table).read_text()
+        ours, theirs = summary(tested, split), summary(trained, split)
+        assert {**ours, "images_per_second": 0} == {**theirs, "images_per_second": 0}
+    assert yaml.safe_load((tested / "config.yaml").read_text())["backbone"]["name"] == "test_resnet"
+
+
+def test_the_same_seed_gives_the_same_weights(trained: Path, tiny_data: Path, tmp_path: Path) -> None:
+    # Other numbers of workers must not matter either.
+    run(*SMALL, *SMALL_DMM, "data.num_workers=2", data=tiny_data, output=tmp_path)
+    again = run_dirs(tmp_path)[0]
+    assert_same_state(state(again), state(trained))
+    assert (again / "report" / "attributes.csv").read_text() == (trained / "report" / "attributes.csv").read_text()
+
+
+def test_a_resumed_run_goes_on_exactly(trained: Path, tiny_data: Path, tmp_path: Path) -> None:
+    stop = "++callbacks.stop={_target_: tests.runs.StopAfter, epoch: 0}"
+    run(*SMALL, *SMALL_DMM, stop, data=tiny_data, output=tmp_path)
+    stopped = run_dirs(tmp_path)[0]
+    assert torch.load(stopped / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 0
+    last = f"ckpt_path={stopped}/checkpoints/last.ckpt"
+    run(*SMALL, *SMALL_DMM, last, "data.num_workers=2", data=tiny_data, output=tmp_path)
+    resumed = run_dirs(tmp_path)[1]
+    # Optimiser, schedule, order of samples, weights of the loss and thresholds: all of it, or the weights would differ.
+    assert_same_state(state(resumed), state(trained))
+    page = (resumed / "report" / "report.html").read_text()
+    assert "Smiling" in page
+    assert (resumed / "report/attributes.csv").read_text() == (trained / "report/attributes.csv").read_text()
+
+
+def test_a_run_goes_on_with_what_it_was_begun_with(trained: Path, tiny_data: Path, tmp_path: Path) -> None:
+    last = f"ckpt_path={trained}/checkpoints/last.ckpt"
+    finished = run(*SMALL, "model=baseline", last, data=tiny_data, output=tmp_path, check=False)
+    assert finished.returncode == 1 and "Traceback" not in finished.stderr
+    assert "model._target_: the checkpoint was trained with" in finished.stderr
+    assert "weighting._target_: the checkpoint was trained with" in finished.stderr
+
+
+def test_missing_labels_change_nothing_but_their_own_attribute(tiny_data: Path, tmp_path: Path) -> None:
+    """Without any label of one attribute the run still ends, and only that attribute's metrics are not defined."""
+    import shutil
+
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    path = data / "celeba" / "list_attr_celeba.txt"
+    lines = path.read_text().splitlines()
+    blanked = [" ".join([(fields := line.split())[0], "0", *fields[2:]]) for line in lines[2:]]
+    path.write_text("\n".join([*lines[:2], *blanked]) + "\n")
+    run(*SMALL, *SMALL_DMM, "trainer.max_epochs=3", data=data, output=tmp_path / "outputs")
+    run_dir = run_dirs(tmp_path / "outputs")[0]
+    table = rows(run_dir / "report" / "attributes.csv")
+    assert table[0]["attribute"] == "5_o_Clock_Shadow" and table[0]["support"] == "0"
+    assert table[0]["accuracy"] == table[0]["f1"] == table[0]["ece"] == "" and float(table[0]["threshold"]) == 0.5
+    assert all(row["accuracy"] for row in table[1:])
+    last = state(run_dir)
+    assert last["weighting.weights"].isfinite().all() and float(last["weighting.weights"][0]) == 1
+    assert math.isfinite(summary(run_dir)["accuracy"])
+
+
+def test_weighting_every_k_steps(tiny_data: Path, tmp_path: Path) -> None:
+    run(*SMALL, "model=baseline", "weighting=dmm", "weighting.every=3", data=tiny_data, output=tmp_path)
+    last = state(run_dirs(tmp_path)[0])
+    assert int(last["weighting.steps"]) == 12  # six steps an epoch
+    assert not torch.equal(last["weighting.weights"], torch.ones(40))
+
+
+def test_uniform_and_fixed_stay_as_they_are(tiny_data: Path, tmp_path: Path) -> None:
+    run(*SMALL, "model=baseline", "weighting=uniform", "calibration=fixed", data=tiny_data, output=tmp_path)
+    last = state(run_dirs(tmp_path)[0])
+    assert torch.equal(last["weighting.weights"], torch.ones(40))
+    assert torch.equal(last["calibrator.thresholds"], torch.full((40,), 0.5))
