@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,8 @@ RANK_VARIABLES = (
     "OMP_NUM_THREADS",
 )
 _PATIENCE_SECONDS = 120
+# A rank whose peer has failed sees its connection close, and needs some seconds to print why it failed itself.
+_LAST_WORDS_SECONDS = 10
 
 DDP_NAMES = ("ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 
@@ -173,6 +176,17 @@ def choose_accelerator(accelerator: str) -> str:
     return "cpu" if accelerator == "auto" and not torch.cuda.is_available() else accelerator
 
 
+def _end(processes: list[Process]) -> None:
+    """Leave processes the time to print their errors, then kill those that still run."""
+    deadline = time.monotonic() + _LAST_WORDS_SECONDS
+    for process in processes:
+        try:
+            process.wait(timeout=max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
 @contextmanager
 def distributed_job() -> Iterator[list[Process]]:
     """Leave no trace of a multi-process job: no process group, no rank variable, no rank that still runs, every core
@@ -199,12 +213,11 @@ def distributed_job() -> Iterator[list[Process]]:
                     f"A rank of this job failed with exit status {process.returncode}; its messages stand above."
                 )
     finally:
-        leftover = [process for process in ranks if process.poll() is None]
-        ranks.clear()
-        for process in leftover:
-            process.kill()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+        leftover = ranks.copy()
+        ranks.clear()
+        _end(leftover)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from lightning import Callback, LightningModule, Trainer
 
 from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.strategy import (
@@ -140,6 +141,7 @@ def test_a_job_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in RANK_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MASTER_PORT", "1234")
+    monkeypatch.setattr("faceattr_lightning.strategy._LAST_WORDS_SECONDS", 0)
     threads = torch.get_num_threads()
     with pytest.raises(RuntimeError, match="broken"), distributed_job() as ranks:
         os.environ.update({name: "9" for name in RANK_VARIABLES})
@@ -164,3 +166,23 @@ def test_a_failed_rank_fails_the_job() -> None:
 
     with pytest.raises(RuntimeError, match="exit status 3"), distributed_job() as ranks:
         ranks.append(subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"]))
+
+
+class FailOn(Callback):
+    """Fails one rank when training starts."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_rank == self.rank:
+            raise RuntimeError(f"rank {self.rank} is broken on purpose")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_error_of_a_rank_is_seen(rank: int, tiny_data: Path, tmp_path: Path) -> None:
+    """Rank 0 ends the job when its peer is gone, but not before that one has said why."""
+    fail = f"++callbacks.fail={{_target_: tests.test_distributed.FailOn, rank: {rank}}}"
+    finished = run(*SMALL, "model=baseline", "trainer.devices=2", fail, data=tiny_data, output=tmp_path, check=False)
+    assert finished.returncode == 1
+    assert f"RuntimeError: rank {rank} is broken on purpose" in finished.stderr, finished.stderr

@@ -76,7 +76,7 @@ def measure(data: Path, run_dir: Path, rounds: int, overrides: list[str]) -> tup
         *overrides,
     )
     for callback in config["callbacks"].values():
-        if callback["_target_"].endswith("ModelCheckpoint"):
+        if callback["_target_"].endswith("RunCheckpoint"):
             callback |= {"save_top_k": 0, "save_last": False}
     # As in a terminal: without one, Rich draws nothing and the bar is free.
     config["callbacks"]["progress"]["console_kwargs"] = {"file": io.StringIO(), "force_terminal": True, "width": 120}
