@@ -5,15 +5,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: run test test-all lint types bench clean
+.PHONY: run test lint types bench clean
 
 run: $(READY)
 	$(BIN)/python run.py $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
-
-test-all: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(READY)

@@ -11,9 +11,12 @@ import inspect
 import itertools
 import os
 import re
+import tempfile
 import types
 import typing
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,12 +72,14 @@ def check_command_line(arguments: Sequence[str], conf: Path) -> None:
         if params:
             problems, config = checker.check([*(f"{key}={value}" for key, value in params.items()), *flags.overrides])
         if config:
-            problems += [*_check_output_dir(config), *_resolve(config)[1]]
+            job, unresolved = _resolve(config)
+            # Hydra makes the run's folder before the job's own checks.
+            problems += [*_check_output_dir(config), *unresolved, *(check_sections(job) if job else ())]
             if problems:
                 problems += _problems_of_job(config)
             elif checker.multirun and config.hydra.launcher._target_.endswith(_LOCAL_LAUNCHERS):
-                for job in checker.jobs():
-                    problems += _problems_of_job(job)
+                for one in checker.jobs():
+                    problems += _problems_of_job(one)
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
 
@@ -164,7 +169,8 @@ class _CommandLine:
             chosen = [str(option) for option in (value if isinstance(value, list) else [value]) if option is not None]
         problems = []
         if value is None and not override.is_delete():
-            problems.append(f"{group}: null is no option; ~{group} leaves the group out.")
+            leave_out = f"; ~{group} leaves the group out" if group not in _required("") else ""
+            problems.append(f"{group}: null is no option{leave_out}. Known: {', '.join(known)}.")
         if override.is_sweep_override() and not chosen:
             problems.append(f"{override.input_line}: no file of conf/{group} matches. Known: {', '.join(known)}.")
         for option in chosen:
@@ -261,6 +267,8 @@ def _unknown_key(override: Override, config: Config, groups: list[str]) -> str:
     keys = key.split(".")
     depth = _depth(keys, config)
     above = ".".join(keys[:depth])
+    if not above and keys[0] in groups:
+        return f"{key}: the group '{keys[0]}' was left out of this job."
     parent = _get(config, above) if above else dict.fromkeys([*config, *groups])
     near = _suggest(above, keys[depth], parent) if isinstance(parent, Mapping) else ""
     if not near:
@@ -282,16 +290,22 @@ def _leaves(node: Any, path: str = "") -> Iterator[str]:
 
 
 def _check_output_dir(config: DictConfig) -> Iterator[str]:
-    # Hydra makes the run's folder before our code runs, and would fail with a traceback.
     try:
-        folder = Path(str(OmegaConf.select(config, "paths.output_dir"))).absolute()
+        output_dir = OmegaConf.select(config, "paths.output_dir")
     except OmegaConfBaseException:  # `_resolve` tells
         return
+    if not isinstance(output_dir, str):  # `check_sections` tells
+        return
+    folder = Path(output_dir).absolute()
     existing = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
     if not existing.is_dir():
         yield f"paths.output_dir: can't make {folder}: {existing} is a file. Choose another folder."
-    elif not os.access(existing, os.W_OK | os.X_OK):
-        yield f"paths.output_dir: can't make {folder}: no permission to write to {existing}. Choose another folder."
+        return
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=existing))
+    except OSError as error:
+        reason = f"can't write to {existing} ({error.strerror})"
+        yield f"paths.output_dir: can't make {folder}: {reason}. Choose another folder."
 
 
 def _resolve(config: DictConfig) -> tuple[dict[str, Any] | None, list[str]]:
@@ -345,7 +359,12 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "backbone": {"name": str, "pretrained": bool | str},
     "model.schedule": {"name": Literal["one_cycle", "cosine", "constant"], "warmup": float},
 }
-"""The keys of the parts that are no call, all of them required, and their types."""
+"""The keys of the parts that are no call and their types; required are those that may not be None."""
+
+
+def _required(path: str) -> list[str]:
+    return [key for key, kind in SECTIONS[path].items() if not _matches(None, kind)]
+
 
 INJECTED: dict[str, tuple[str, ...]] = {
     "task": ("config", "ranks"),
@@ -362,6 +381,8 @@ REQUIRED: dict[str, tuple[str, ...]] = {"trainer": ("accelerator", "devices", "n
 
 RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "seed": ("from 0 to 4294967295", lambda value: 0 <= value < 2**32),
+    "data.seed": ("from 0 to 4294967295", lambda value: 0 <= value < 2**32),
+    "data.draw_seed": ("from 0 to 4294967295", lambda value: 0 <= value < 2**32),
     "data.batch_size": ("of at least 1", lambda value: value >= 1),
     "data.image_size": ("of at least 32", lambda value: value >= 32),
     "data.num_workers": ("of at least 0", lambda value: value >= 0),
@@ -371,6 +392,13 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "model.pyramid_channels": ("of at least 1", lambda value: value >= 1),
     "model.schedule.warmup": ("in [0, 1)", lambda value: 0 <= value < 1),
     "trainer.max_epochs": ("of at least 1, or -1 for no limit", lambda value: value >= 1 or value == -1),
+    "trainer.max_steps": ("of at least 1, or -1 for no limit", lambda value: value >= 1 or value == -1),
+    "trainer.check_val_every_n_epoch": ("of at least 1", lambda value: value >= 1),
+    "trainer.accumulate_grad_batches": ("of at least 1", lambda value: value >= 1),
+    "trainer.overfit_batches": (
+        "0 (it replaces our order of samples)",
+        lambda value: value == 0,
+    ),
     "trainer.num_nodes": ("of at least 1", lambda value: value >= 1),
 }
 """Key to what its number has to be, where no constructor says so in time."""
@@ -395,7 +423,7 @@ def check_sections(config: Config) -> Iterator[str]:
     for path, kinds in SECTIONS.items():
         section = _get(config, path) if path else config
         if isinstance(section, Mapping):
-            yield from _compare(path, section, kinds, kinds)
+            yield from _compare(path, section, kinds, _required(path))
 
 
 def check_calls(config: Config) -> Iterator[str]:
@@ -413,14 +441,11 @@ def check_calls(config: Config) -> Iterator[str]:
 
 
 def check_ranges(config: Config) -> Iterator[str]:
-    """Check the numbers of `RANGES`, and that the crop has an area."""
+    """Check the numbers of `RANGES`."""
     for path, (text, in_range) in RANGES.items():
         value = _get(config, path)
         if _matches(value, float) and not in_range(value):
             yield f"{path}: expected a number {text}, found {value}."
-    crop = _get(config, "data.crop")
-    if _matches(crop, list[int]) and not (len(crop) == 4 and 0 <= crop[0] < crop[2] and 0 <= crop[1] < crop[3]):
-        yield f"data.crop: expected [left, top, right, bottom] with left < right and top < bottom, found {crop}."
 
 
 def check_augmentation(config: Config) -> Iterator[str]:
@@ -429,7 +454,8 @@ def check_augmentation(config: Config) -> Iterator[str]:
 
     augmentation = _get(config, "data.augmentation")
     if isinstance(augmentation, Mapping):
-        yield from _compare("data.augmentation", augmentation, typing.get_type_hints(Augmentation))
+        problems = list(_compare("data.augmentation", augmentation, typing.get_type_hints(Augmentation)))
+        yield from problems or _attempt("data.augmentation", lambda: Augmentation(**augmentation))
 
 
 def check_constructors(config: Config) -> Iterator[str]:
@@ -459,7 +485,11 @@ def check_backbone(config: Config) -> Iterator[str]:
     name, pretrained = _get(config, "backbone.name"), _get(config, "backbone.pretrained")
     if isinstance(name, str):
         source = pretrained if isinstance(pretrained, str | bool) else False
-        yield from _attempt("backbone", backbone.check_backbone, name, source)
+        problems = list(_attempt("backbone", backbone.check_backbone, name, source))
+        yield from problems
+        image_size = _get(config, "data.image_size")
+        if not problems and _matches(image_size, int) and image_size >= 32:
+            yield from _attempt("backbone", backbone.check_feature_map, name, image_size)
 
 
 def check_attributes(config: Config) -> Iterator[str]:
@@ -503,7 +533,7 @@ def check_devices(config: Config) -> Iterator[str]:
     import torch
     from lightning.pytorch.strategies import StrategyRegistry
 
-    from faceattr_lightning.strategy import choose_strategy
+    from faceattr_lightning.strategy import choose_strategy, is_one_of_several_machines
 
     keys = ("accelerator", "devices", "strategy", "num_nodes")
     accelerator, devices, strategy, nodes = (_get(config, f"trainer.{key}") for key in keys)
@@ -514,6 +544,11 @@ def check_devices(config: Config) -> Iterator[str]:
         yield f"trainer.devices: expected at least 1, -1 or auto for all, or a list of indices, found {devices!r}."
     elif gpus and isinstance(devices, int) and devices > gpus:
         yield f"trainer.devices: this machine has {gpus} GPUs, not {devices}. Take fewer, or trainer.accelerator=cpu."
+    elif _matches(nodes, int) and nodes > 1 and not is_one_of_several_machines():
+        yield (
+            f"trainer.num_nodes: {nodes} machines were asked for, but nothing says where they are; start the program "
+            "with torchrun or SLURM, or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each."
+        )
     elif isinstance(strategy, str) and isinstance(accelerator, str) and _matches(nodes, int):
         known = ["auto", *StrategyRegistry.available_strategies()]
         if strategy in known:
@@ -522,19 +557,51 @@ def check_devices(config: Config) -> Iterator[str]:
             yield f"trainer.strategy: Lightning has no '{strategy}'.{did_you_mean(strategy, known)}"
 
 
+def check_trainer(config: Config) -> Iterator[str]:
+    """Make the Trainer, for what Lightning itself refuses in its arguments and beside our callbacks."""
+    from faceattr_lightning.strategy import choose_accelerator, choose_strategy
+
+    node = _get(config, "trainer")
+    earlier = (*check_accelerator(config), *check_devices(config), *check_ranges(config))
+    if not _is_sound(config, "trainer") or any(problem.startswith("trainer.") for problem in earlier):
+        return
+    callbacks = _get(config, "callbacks") or {}
+
+    def make() -> None:
+        accelerator = choose_accelerator(node["accelerator"])
+        strategy = choose_strategy(node["strategy"], node["devices"], accelerator, node["num_nodes"], [])
+        made = []
+        for name in callbacks:
+            # What a callback itself refuses is told by `check_constructors`.
+            with suppress(Exception):
+                made.append(build(callbacks[name]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they come again with the real one
+            build(node, accelerator=accelerator, strategy=strategy, callbacks=made, logger=False)
+
+    yield from _attempt("trainer", make)
+
+
 def check_length(config: Config) -> Iterator[str]:
     """Check that training ends, since the schedule of the learning rate counts on all of its steps."""
-    if _get(config, "trainer.max_epochs") == -1 and _get(config, "trainer.max_steps") == -1:
+    if _get(config, "trainer.max_epochs") in (-1, None) and _get(config, "trainer.max_steps") == -1:
         yield "trainer.max_epochs: the schedule needs an end; set trainer.max_epochs or trainer.max_steps."
 
 
+def check_batch(config: Config) -> Iterator[str]:
+    """Check that a training batch has more than one sample, over which layers normalise."""
+    task = str(_get(config, "task._target_"))
+    if task == "faceattr_lightning.tasks.train.train" and _get(config, "data.batch_size") == 1:
+        yield "data.batch_size: training normalises over a batch; expected at least 2, found 1."
+
+
 def check_checkpoint(config: Config) -> Iterator[str]:
-    """Check that there is the checkpoint that ``ckpt_path`` means."""
-    from faceattr_lightning.tasks.checkpoint import newest_checkpoint
+    """Check that there is the checkpoint that ``ckpt_path`` means, and that it is one."""
+    from faceattr_lightning.tasks.checkpoint import newest_checkpoint, read_checkpoint
 
     ckpt_path, output_dir = _get(config, "ckpt_path"), _get(config, "paths.output_dir")
     if isinstance(ckpt_path, str) and isinstance(output_dir, str):
-        yield from _attempt("ckpt_path", newest_checkpoint, ckpt_path, output_dir)
+        yield from _attempt("ckpt_path", lambda: read_checkpoint(newest_checkpoint(ckpt_path, output_dir)))
 
 
 CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
@@ -547,7 +614,9 @@ CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
     check_attributes,
     check_accelerator,
     check_devices,
+    check_trainer,
     check_length,
+    check_batch,
     check_checkpoint,
 )
 """Each yields its problems, on its own: a value that has the wrong type is another one's problem."""

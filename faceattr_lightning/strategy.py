@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,13 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments import (
+    LightningEnvironment,
+    LSFEnvironment,
+    MPIEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
@@ -52,23 +59,32 @@ class HydraDDPStrategy(DDPStrategy):
 
     Args:
         ranks: takes the processes that are started; `distributed_job` waits for them.
+        ckpt_path: the file that this rank opens, for the others to open the same one.
         options: of `DDPStrategy`.
     """
 
-    def __init__(self, ranks: list[Process], **options: Any) -> None:
+    def __init__(self, ranks: list[Process], ckpt_path: str | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self._ranks = ranks
+        self._ranks, self._ckpt_path = ranks, ckpt_path
 
     def _configure_launcher(self) -> None:
         assert self.cluster_environment is not None
-        self._launcher = _JobLauncher(self._ranks, self.cluster_environment, self.num_processes, self.num_nodes)
+        self._launcher = _JobLauncher(
+            self._ranks, self._ckpt_path, self.cluster_environment, self.num_processes, self.num_nodes
+        )
 
 
 class _JobLauncher(_SubprocessScriptLauncher):
-    def __init__(self, ranks: list[Process], *args: Any) -> None:
+    def __init__(self, ranks: list[Process], ckpt_path: str | None, *args: Any) -> None:
         super().__init__(*args)
-        # The same list as the job's: when the job empties it, Lightning's observer of child processes rests.
-        self.procs = ranks
+        # Not `procs`, which stays empty: Lightning watches it, and for one failed rank kills this process, and with it
+        # the whole sweep.
+        self._ranks = ranks
+        self._ckpt_path = ckpt_path
+
+    def kill(self, signum: Any) -> None:
+        for process in self._ranks:
+            process.send_signal(signum)
 
     def _call_children_scripts(self) -> None:
         if not HydraConfig.initialized():
@@ -82,19 +98,31 @@ class _JobLauncher(_SubprocessScriptLauncher):
         os.environ["LOCAL_RANK"] = str(environment.local_rank())
         os.environ["WORLD_SIZE"] = str(self.num_processes * self.num_nodes)
         for local_rank in range(1, self.num_processes):
-            self.procs.append(
+            self._ranks.append(
                 subprocess.Popen(
-                    rank_command(local_rank),
+                    rank_command(local_rank, self._ckpt_path),
                     env={**os.environ, "LOCAL_RANK": str(local_rank), "PYTHONPATH": _python_path()},
                     cwd=HydraConfig.get().runtime.cwd,
                 )
             )
+        threading.Thread(target=_abort_nccl_when_a_rank_fails, args=(self._ranks,), daemon=True).start()
 
 
-def rank_command(local_rank: int) -> list[str]:
+def _abort_nccl_when_a_rank_fails(ranks: list[Process]) -> None:
+    """End the collective operation that waits for a failed rank: gloo sees its connection close, NCCL sees nothing."""
+    while ranks:
+        time.sleep(1)
+        if any(process.poll() for process in ranks):
+            if torch.distributed.is_initialized() and torch.distributed.get_backend() == "nccl":
+                torch.distributed.distributed_c10d._abort_process_group()
+            return
+
+
+def rank_command(local_rank: int, ckpt_path: str | None = None) -> list[str]:
     """Return the command that runs the present Hydra job as another rank.
 
-    Hydra's overrides of the job alone, as a single run, in the job's own folder, writing no configuration there.
+    Hydra's overrides of the job alone, as a single run, in the job's own folder, writing no configuration there; with
+    the checkpoint that ``best`` or ``last`` meant when the first rank looked.
     """
     config = HydraConfig.get()
     sources = [source.path for source in config.runtime.config_sources if source.provider == "command-line"]
@@ -106,6 +134,7 @@ def rank_command(local_rank: int) -> list[str]:
         f"--config-name={config.job.config_name}",
         *(f"--config-dir={source}" for source in sources),
         *config.overrides.task,
+        *([f"ckpt_path={quote(ckpt_path)}"] if ckpt_path else []),
         *searchpath,
         "hydra.mode=RUN",
         f"hydra.run.dir={quote(config.runtime.output_dir)}",
@@ -133,8 +162,14 @@ def is_launched_rank() -> bool:
     return int(os.environ.get("LOCAL_RANK", "0")) > 0
 
 
+def is_one_of_several_machines() -> bool:
+    """Return whether a launcher or the user has said where the other machines of a job are."""
+    launchers = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment)
+    return "MASTER_ADDR" in os.environ or any(launcher.detect() for launcher in launchers)
+
+
 def choose_strategy(
-    strategy: str, devices: Any, accelerator: str, num_nodes: int, ranks: list[Process]
+    strategy: str, devices: Any, accelerator: str, num_nodes: int, ranks: list[Process], ckpt_path: str | None = None
 ) -> str | Strategy:
     """Return the strategy for a Trainer: ours wherever DDP runs on more than one device, else what was asked for.
 
@@ -143,14 +178,14 @@ def choose_strategy(
         devices: as for the Trainer: a number, a list, ``auto`` or -1.
         accelerator: as for the Trainer.
         num_nodes: number of machines.
-        ranks: see `HydraDDPStrategy`.
+        ranks: see `HydraDDPStrategy`, like ``ckpt_path``.
 
     Raises:
         ConfigError: a strategy that starts processes in a way that is not right inside Hydra.
     """
     several = num_nodes * _device_count(devices, accelerator) > 1
     if strategy in DDP_NAMES or (strategy == "auto" and several):
-        return HydraDDPStrategy(ranks, find_unused_parameters=strategy.endswith("unused_parameters_true"))
+        return HydraDDPStrategy(ranks, ckpt_path, find_unused_parameters=strategy.endswith("unused_parameters_true"))
     if several or strategy.startswith("ddp"):
         raise ConfigError(
             [f"trainer.strategy: '{strategy}' starts processes in a way that Hydra jobs can't share; use auto or ddp."]

@@ -25,10 +25,11 @@ def test_the_models_own_callbacks_come_first() -> None:
     assert ordered[:2] == [model.weighting, model.calibrator] and ordered[2:] == others
 
 
-@pytest.mark.slow
-def test_averaged_weights_keep_the_fitted_thresholds(tiny_data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", ["epoch", "4"])
+def test_averaged_weights_keep_the_fitted_thresholds(every: str, tiny_data: Path, tmp_path: Path) -> None:
     average = "++callbacks.average={_target_: lightning.pytorch.callbacks.EMAWeightAveraging, decay: 0.9}"
-    run(*SMALL, "model=baseline", "weighting=dmm", average, data=tiny_data, output=tmp_path)
+    weighting = ["weighting=dmm", f"weighting.every={every}"]
+    run(*SMALL, "model=baseline", *weighting, average, data=tiny_data, output=tmp_path)
     run_dir = run_dirs(tmp_path)[0]
     logged = [row for row in rows(run_dir / "metrics.csv") if row["threshold/Male"]][-1]
     saved = state(run_dir)

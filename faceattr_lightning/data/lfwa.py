@@ -260,6 +260,7 @@ class LFWA(FaceDataModule):
     """
 
     name = "lfwa"
+    source_size = IMAGE_SIZE
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ from faceattr_lightning.data.augment import Augmentation, augment
 from faceattr_lightning.data.batch import Batch
 from faceattr_lightning.data.dataset import FaceDataset, FileStore, ImageStore
 from faceattr_lightning.data.order import EpochOrder
-from faceattr_lightning.data.preprocessing import Preprocessing
+from faceattr_lightning.data.preprocessing import Preprocessing, check_crop
 from faceattr_lightning.data.table import FaceTable, Split
 from faceattr_lightning.errors import ConfigError, DataError
 
@@ -48,10 +48,15 @@ class FaceDataModule(LightningDataModule, ABC):
         on_bad_image: ``error`` stops before training, ``skip`` leaves the image out and lists it.
         augmentation: the fields of `Augmentation`; ``None`` or an empty mapping trains on the plain crop.
         seed: of order, augmentation and subset.
+
+    Raises:
+        ConfigError: a crop that is not inside the images, or an augmentation out of its range.
     """
 
     name: str
     """Of the data set; also its folder under ``FACEATTR_DATA``."""
+    source_size: tuple[int, int]
+    """(height, width) in pixels that every image of the data set has."""
 
     def __init__(
         self,
@@ -67,6 +72,7 @@ class FaceDataModule(LightningDataModule, ABC):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        check_crop(crop, self.source_size)
         left, top, right, bottom = crop
         self.crop = (left, top, right, bottom)
         self.root, self.image_size, self.batch_size, self.num_workers = root, image_size, batch_size, num_workers

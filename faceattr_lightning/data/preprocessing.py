@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -36,15 +37,7 @@ class Preprocessing:
     template: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
-        height, width = self.source_size
-        left, top, right, bottom = self.crop
-        if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-            raise ConfigError(
-                [
-                    f"data.crop: {list(self.crop)} is not inside an image of {width} x {height}; "
-                    "expected [left, top, right, bottom] in pixels."
-                ]
-            )
+        check_crop(self.crop, self.source_size)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists and numbers, as they stand in a checkpoint."""
@@ -88,6 +81,18 @@ class Preprocessing:
         )
         valid = ((scaled >= 0) & (scaled <= 1)).all(dim=-1)
         return torch.where(valid[..., None], scaled, 0.0).float(), valid
+
+
+def check_crop(crop: Sequence[int], source_size: tuple[int, int]) -> None:
+    """Raise a ConfigError unless (left, top, right, bottom) has an area inside an image of (height, width)."""
+    height, width = source_size
+    if len(crop) != 4 or not (0 <= crop[0] < crop[2] <= width and 0 <= crop[1] < crop[3] <= height):
+        raise ConfigError(
+            [
+                f"data.crop: {list(crop)} is not inside an image of {width} x {height}; "
+                "expected [left, top, right, bottom] in pixels."
+            ]
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -46,6 +46,7 @@ class Synthetic(FaceDataModule):
     """
 
     name = "synthetic"
+    source_size = synthetic_faces.IMAGE_SIZE
 
     def __init__(
         self,

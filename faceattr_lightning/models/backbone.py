@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import importlib
 import importlib.util
 import logging
@@ -31,23 +32,27 @@ class Backbone(nn.Module):
         name: any timm model that ends in a feature map (a CNN).
         mean: per RGB channel, of values in [0, 1].
         std: per RGB channel, of values in [0, 1].
+        image_size: height and width of its images in pixels.
 
     Raises:
-        ConfigError: timm has no such model, or its output is no (B, C, h, w) feature map.
+        ConfigError: timm has no such model, or its output for such images is no (B, C, h, w) feature map.
     """
 
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(self, name: str, mean: tuple[float, ...], std: tuple[float, ...], image_size: int = 64) -> None:
         super().__init__()
         check_backbone(name)
         self.name = name
-        body: Any = timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
+        try:
+            body: Any = timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
+        except (AssertionError, TypeError) as error:  # some models can't be made without their head
+            raise _no_feature_map(name, image_size) from error
         # Convolutions run 1.2 to 2 times as fast in this memory format, on CPUs and on GPUs with tensor cores.
         self.body: Any = body.to(memory_format=torch.channels_last)
         self.channels = int(body.num_features)
-        self._leave_out_the_head()
+        self._leave_out_the_head(image_size)
         # Not persistent: they follow from the preprocessing, which the checkpoint holds once.
         self.register_buffer("pixel_mean", 255 * torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", 255 * torch.tensor(std).view(1, -1, 1, 1), persistent=False)
@@ -65,18 +70,16 @@ class Backbone(nn.Module):
         features: Tensor = self.body.forward_features(normalised)
         return features
 
-    def _leave_out_the_head(self) -> None:
+    def _leave_out_the_head(self, image_size: int) -> None:
         """Freeze what the feature map does not depend on, for which DDP would wait; refuse a network without a map."""
         probe = copy.deepcopy(self.body).to("meta").eval()
         try:
-            features = probe.forward_features(torch.zeros(1, 3, 64, 64, device="meta"))
+            features = probe.forward_features(torch.zeros(1, 3, image_size, image_size, device="meta"))
             fits = features.ndim == 4 and features.shape[1] == self.channels
         except (AssertionError, RuntimeError):
             fits = False
         if not fits:
-            raise ConfigError(
-                [f"backbone.name: '{self.name}' does not end in a (B, C, h, w) feature map; choose a CNN."]
-            )
+            raise _no_feature_map(self.name, image_size)
         features.sum().backward()
         for used, parameter in zip(probe.parameters(), self.body.parameters(), strict=True):
             parameter.requires_grad_(used.grad is not None)
@@ -113,6 +116,26 @@ def check_backbone(name: str, pretrained: bool | str = False) -> None:
                 "false, packaged or a .pth or .safetensors file."
             ]
         )
+
+
+@functools.cache
+def check_feature_map(name: str, image_size: int) -> None:
+    """Check without memory for weights that a `Backbone` can be made of a timm model.
+
+    Raises:
+        ConfigError: it can't.
+    """
+    with torch.device("meta"):
+        Backbone(name, (0.5,) * 3, (0.5,) * 3, image_size)
+
+
+def _no_feature_map(name: str, image_size: int) -> ConfigError:
+    return ConfigError(
+        [
+            f"backbone.name: '{name}' does not end in a (B, C, h, w) feature map for images of {image_size} pixels; "
+            "choose a CNN, or a larger data.image_size."
+        ]
+    )
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -48,6 +48,13 @@ class SpatialPyramidPooling(nn.Module):
         return torch.cat([functional.adaptive_max_pool2d(features, level).flatten(1) for level in self.levels], dim=1)
 
 
+def hidden_layer(inputs: int, outputs: int) -> list[nn.Module]:
+    """Return a fully connected layer, normalised over the batch, without which the trunk behind three of them learns
+    late: its gradient shrinks at each. Ours.
+    """
+    return [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)]
+
+
 def pyramid_branch(channels: int, outputs: int, hidden: int, reduced: int, dropout: float) -> nn.Sequential:
     """Return 1x1 convolution, spatial pyramid, one hidden layer, logits: (B, channels, h, w) to (B, outputs). Ours."""
     pyramid = SpatialPyramidPooling()
@@ -56,8 +63,7 @@ def pyramid_branch(channels: int, outputs: int, hidden: int, reduced: int, dropo
         nn.BatchNorm2d(reduced),
         nn.ReLU(inplace=True),
         pyramid,
-        nn.Linear(reduced * pyramid.bins, hidden),
-        nn.ReLU(inplace=True),
+        *hidden_layer(reduced * pyramid.bins, hidden),
         nn.Dropout(dropout),
         nn.Linear(hidden, outputs),
     )
@@ -67,7 +73,7 @@ def pooled_branch(channels: int, outputs: int, hidden: int, dropout: float) -> n
     """Return global pooling, three hidden layers, logits: (B, channels, h, w) to (B, outputs). Ours."""
     layers: list[nn.Module] = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     for width in (channels, hidden, hidden):
-        layers += [nn.Linear(width, hidden), nn.ReLU(inplace=True)]
+        layers += hidden_layer(width, hidden)
     return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(hidden, outputs))
 
 
@@ -96,7 +102,7 @@ class DMMCNNNetwork(nn.Module):
         pyramid: Pyramid = "objective",
         hidden: int = 1024,
         pyramid_channels: int = 256,
-        dropout: float = 0.5,
+        dropout: float = 0.2,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -134,8 +140,8 @@ class DMMCNNNetwork(nn.Module):
 class DMMCNN(AttributeModule):
     """`DMMCNNNetwork` trained with sum_j w_j BCE_j + w_landmark * landmark loss.
 
-    For the arguments that are not named here see `AttributeModule`. The default weighting and calibration are
-    DMM-CNN's.
+    For the arguments that are not named here see `AttributeModule`. ``conf/model/dmm_cnn.yaml`` gives it DMM-CNN's
+    weighting and calibration; the defaults here are none.
 
     Args:
         groups: must be the two groups ``objective`` and ``subjective`` (one alone is allowed).
@@ -164,7 +170,7 @@ class DMMCNN(AttributeModule):
         pyramid: Pyramid = "objective",
         hidden: int = 1024,
         pyramid_channels: int = 256,
-        dropout: float = 0.5,
+        dropout: float = 0.2,
     ) -> None:
         super().__init__(attribute_names, preprocessing, groups, weighting, calibration, optimizer, schedule)
         self.save_hyperparameters(logger=False)

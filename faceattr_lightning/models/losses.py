@@ -10,6 +10,8 @@ from torch.nn import functional
 def attribute_bce(logits: Tensor, labels: Tensor) -> Tensor:
     """Return each attribute's binary cross-entropy, averaged over the samples that carry its label.
 
+    The batch is one rank's: DDP then averages ranks, which weigh alike however many labels of theirs are missing.
+
     Args:
         logits: float (B, A).
         labels: (B, A) in {0, 1, -1}; -1 is left out.

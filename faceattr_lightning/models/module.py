@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import LightningModule
+from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -88,7 +89,8 @@ class AttributeModule(LightningModule):
 
     def make_backbone(self, backbone: dict[str, Any]) -> Backbone:
         """Make the backbone that a node (``name``, ...) names, with random weights."""
-        return Backbone(backbone["name"], self.preprocessing.mean, self.preprocessing.std)
+        preprocessing = self.preprocessing
+        return Backbone(backbone["name"], preprocessing.mean, preprocessing.std, preprocessing.image_size)
 
     @property
     def own_callbacks(self) -> list[TaskWeighting | ThresholdCalibrator]:
@@ -168,20 +170,24 @@ class AttributeModule(LightningModule):
             self._validation_part = (self.trainer.datamodule.dataset(Split.VALIDATION), list(order))  # type: ignore[attr-defined]
         dataset, requests = self._validation_part
         batch: Batch = self.transfer_batch_to_device(dataset[requests[step % len(requests)]], self.device, 0)
-        # Random numbers (dropout) and batch statistics of training must not notice.
+        # Random numbers (dropout) and batch statistics of training must not notice; a frozen layer stays as it is.
+        modes = {module: module.training for module in self.network.modules()}
         self.network.eval()
         with torch.no_grad():
             losses = attribute_bce(self.network(batch["image"])["logits"], batch["attributes"])
-        self.network.train()
+        for module, training in modes.items():
+            module.training = training
         counts = (batch["attributes"] >= 0).sum(dim=0).double()
         total = self.trainer.strategy.reduce(torch.stack([losses.double() * counts, counts]), reduce_op="sum")
         assert isinstance(total, Tensor)
         return total[0], total[1]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = build(
-            self.optimizer_node, [parameter for parameter in self.parameters() if parameter.requires_grad]
-        )
+        node = self.optimizer_node
+        if node.get("fused") and isinstance(self.trainer.precision_plugin, MixedPrecision):
+            # Lightning refuses to clip the gradients of an optimiser that could unscale them itself.
+            node = {**node, "fused": False}
+        optimizer = build(node, [parameter for parameter in self.parameters() if parameter.requires_grad])
         total, warmup = max(1, int(self.trainer.estimated_stepping_batches)), self.schedule.get("warmup", 0.0)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(self.schedule["name"], step / total, warmup)
@@ -217,9 +223,9 @@ class AttributeModule(LightningModule):
         means["loss"] = float(predictions.attribute_losses().nanmean())
         if not predictions.landmark_error.isnan().all():
             means["landmark_nme"] = float(predictions.landmark_error.nanmean())
-        shown = ("accuracy", "balanced_accuracy")
-        self.log_dict({f"{prefix}/{name}": value for name, value in means.items() if name not in shown})
-        self.log_dict({f"{prefix}/{name}": means[name] for name in shown}, prog_bar=True)
+        # One figure, and the loss: a terminal of eighty columns has room for no more beside the bar.
+        self.log(f"{prefix}/accuracy", means.pop("accuracy"), prog_bar=True)
+        self.log_dict({f"{prefix}/{name}": value for name, value in means.items()})
 
 
 def learning_rate_factor(schedule: str, progress: float, warmup: float) -> float:

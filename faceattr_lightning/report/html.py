@@ -346,7 +346,8 @@ def _task_lines(history: History | None) -> str:
         return ""
     lead = (
         f"A line per attribute; the {_EXTREMES} highest and {_EXTREMES} lowest at the end are named. "
-        "Point at a line for its name, or open the list below it."
+        "Point at a line for its name, or open the list below it. Both are those of an epoch's end: the next "
+        "one trains with the weights."
     )
     return _section("Thresholds and weights over training", lead, f'<div class="figures">{"".join(figures)}</div>')
 

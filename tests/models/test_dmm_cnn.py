@@ -127,7 +127,7 @@ def test_the_loss_is_the_weighted_sum() -> None:
 
 def test_without_landmarks_there_is_no_landmark_head() -> None:
     model = module(landmarks=0)
-    assert "landmarks" not in model(torch.zeros(1, 3, 64, 64))
+    assert "landmarks" not in model(torch.zeros(2, 3, 64, 64))
 
 
 def test_wrong_groups() -> None:
