@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import logging
 import os
 import re
 import tempfile
@@ -575,9 +576,14 @@ def check_trainer(config: Config) -> Iterator[str]:
             # What a callback itself refuses is told by `check_constructors`.
             with suppress(Exception):
                 made.append(build(callbacks[name]))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they come again with the real one
-            build(node, accelerator=accelerator, strategy=strategy, callbacks=made, logger=False)
+        # What it says of itself comes again with the real one.
+        logging.disable(logging.WARNING)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                build(node, accelerator=accelerator, strategy=strategy, callbacks=made, logger=False)
+        finally:
+            logging.disable(logging.NOTSET)
 
     yield from _attempt("trainer", make)
 

@@ -182,17 +182,9 @@ class FailOn(Callback):
         time.sleep(self.busy)
 
 
-def test_the_error_of_the_first_rank_is_seen(tiny_data: Path, tmp_path: Path) -> None:
-    fail = "++callbacks.fail={_target_: tests.test_distributed.FailOn, rank: 0}"
-    two = ["model=baseline", "trainer.devices=2", fail]
-    finished = run(*SMALL, *two, data=tiny_data, output=tmp_path, check=False)
-    assert finished.returncode == 1
-    assert "RuntimeError: rank 0 is broken on purpose" in finished.stderr, finished.stderr
-
-
 def test_a_failed_rank_says_why_and_ends_its_job_alone(tiny_data: Path, tmp_path: Path) -> None:
     """Rank 0 notices late, as in a long step; Lightning's observer would have killed the sweep by then."""
-    fail = "++callbacks.fail={_target_: tests.test_distributed.FailOn, rank: 1, busy: 8}"
+    fail = "++callbacks.fail={_target_: tests.test_distributed.FailOn, rank: 1, busy: 6}"
     two = ["model=baseline", "trainer.devices=2", "trainer.max_epochs=1", fail]
     finished = run("-m", "seed=0,1", *SMALL, *two, data=tiny_data, output=tmp_path, check=False)
     assert finished.returncode == 1

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CURVES = (
-    "train/loss",
+    "train/loss_per_attribute",
     "val/loss",
     "val/accuracy",
     "val/accuracy_at_half",

@@ -42,7 +42,7 @@ class Synthetic(FaceDataModule):
         test_size: number of test images.
         cache_dir: folder of the cache; a subfolder is made per seed, number of faces and version of the drawing code.
         draw_seed: of the faces; another one gives other people.
-        options: of `FaceDataModule`.
+        image_size: see `FaceDataModule`, like the arguments after it.
     """
 
     name = "synthetic"

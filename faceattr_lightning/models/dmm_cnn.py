@@ -7,9 +7,9 @@ thresholding strategy counters class imbalance (`faceattr_lightning.callbacks.th
 
 The weighting formula is its ancestor's (He et al., ACM MM 2017).
 
-Ours, not the paper's: the threshold rule, the sizes of the branches, which of them carries the pyramid, the landmark
-head, the smooth L1 and binary cross-entropy losses (the paper used squared errors), and the membership of the two
-groups.
+Ours, not the paper's: the threshold rule, the sizes of the branches and their batch normalisation, which of them
+carries the pyramid, the landmark head, the smooth L1 and binary cross-entropy losses (the paper used squared errors),
+and the membership of the two groups.
 """
 
 from __future__ import annotations

@@ -108,16 +108,19 @@ class AttributeModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         output = self(batch["image"])
+        attribute_losses = attribute_bce(output["logits"], batch["attributes"])
         terms = {
-            "attributes": (self.weighting.weights * attribute_bce(output["logits"], batch["attributes"])).sum(),
+            "attributes": (self.weighting.weights * attribute_losses).sum(),
             **self.extra_losses(output, batch),
         }
         loss = torch.stack(list(terms.values())).sum()
-        size = len(batch["image"])
-        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=True)
+        # Of the scale of the validation loss, to stand beside it.
+        logged = {"train/loss": loss, "train/loss_per_attribute": attribute_losses.mean()}
         if len(terms) > 1:
-            for name, term in terms.items():
-                self.log(f"train/loss_{name}", term, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+            logged |= {f"train/loss_{name}": term for name, term in terms.items()}
+        for name, value in logged.items():
+            bar, size = name == "train/loss", len(batch["image"])
+            self.log(name, value, on_step=False, on_epoch=True, prog_bar=bar, batch_size=size, sync_dist=True)
         return loss
 
     def on_train_epoch_start(self) -> None:

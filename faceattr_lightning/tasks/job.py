@@ -21,16 +21,16 @@ def run_job(cfg: DictConfig) -> None:
         FaceAttrError: whatever the user can mend.
     """
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logger = logging.getLogger(name)
-        # Which accelerators there are not, and advertisements; its warnings go the way of every other message.
-        logger.setLevel(logging.WARNING)
-        logger.handlers.clear()
     validate(config)
     run_dir = Path(config["paths"]["run_dir"])
     if is_launched_rank():
         logging.getLogger("faceattr_lightning").setLevel(logging.WARNING)
     else:
         save_config(config, run_dir)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logger = logging.getLogger(name)
+        # Which accelerators there are not, and advertisements; its warnings go the way of every other message.
+        logger.setLevel(logging.WARNING)
+        logger.handlers.clear()
     with distributed_job() as ranks:
         build(config["task"], config, ranks)
