@@ -11,7 +11,7 @@ run: $(READY)
 	$(BIN)/python run.py $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
