@@ -30,7 +30,8 @@ TWO, ONE = ["trainer.devices=2", "data.batch_size=8"], ["trainer.devices=1", "da
 def sweep(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
     """A sweep whose first job takes two processes and whose second takes one."""
     output = tmp_path_factory.mktemp("sweep out = 1")  # a name that has to be quoted
-    run("-m", *SMALL, *SMALL_DMM, "trainer.devices=2,1", data=tiny_data, output=output)
+    finished = run("-m", *SMALL, *SMALL_DMM, "trainer.devices=2,1", data=tiny_data, output=output)
+    assert "sync_dist" not in finished.stdout + finished.stderr, "a warning for each logged value"
     return output
 
 

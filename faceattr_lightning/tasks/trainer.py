@@ -18,9 +18,11 @@ from faceattr_lightning.instantiate import build
 from faceattr_lightning.models.module import AttributeModule
 from faceattr_lightning.strategy import Process, choose_accelerator, choose_strategy, is_launched_rank
 
-# Nobody can act on these two: Hydra has put its log file beside metrics.csv, and Lightning calls a deprecated name.
+# Nobody can act on these: Hydra has put its log file beside metrics.csv, Lightning calls a deprecated name, and what we
+# log at the end of an epoch is computed from all ranks' predictions and so equal on every rank.
 warnings.filterwarnings("ignore", "Experiment logs directory .* exists and is not empty")
 warnings.filterwarnings("ignore", ".*isinstance\\(treespec, LeafSpec\\)")
+warnings.filterwarnings("ignore", r"It is recommended to use `self\.log\(.*sync_dist=True\)`")
 
 
 @contextmanager
