@@ -114,6 +114,8 @@ class DMMCNNNetwork(nn.Module):
                 )
             else:
                 self.branches[group] = pooled_branch(backbone.channels, len(members), hidden, dropout)
+        # As the trunk's: DDP wants gradients in the same order in memory as weights.
+        self.branches.to(memory_format=torch.channels_last)
         order = torch.tensor([column for members in columns.values() for column in members])
         # The branches' outputs stand group after group; this brings them back to the attributes' order.
         self.register_buffer("position", order.argsort(), persistent=False)
