@@ -1,4 +1,4 @@
-"""The domain's vocabulary: attribute names, landmark names and groupings. No torch here."""
+"""The domain's vocabulary: attribute names, age groups and groupings. No torch here."""
 
 from __future__ import annotations
 
@@ -50,11 +50,24 @@ CELEBA_ATTRIBUTES: tuple[str, ...] = (
 )
 """CelebA's forty attributes in the official (alphabetical) order."""
 
-LANDMARKS_5: tuple[str, ...] = ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
-"""CelebA's five landmarks in the official order; left means left in the image."""
+GENDER = "Male"
+"""The attribute that holds the gender labels of every data set (1 male, 0 female)."""
 
-FLIPPED_LANDMARKS: dict[int, tuple[int, ...]] = {5: (1, 0, 2, 4, 3)}
-"""For a layout of so many landmarks: the index of the landmark that takes each one's place in a mirror image."""
+ADIENCE_AGE_GROUPS: tuple[str, ...] = ("0-2", "4-6", "8-12", "15-20", "25-32", "38-43", "48-53", "60-100")
+"""Adience's eight age groups, in years; there are gaps between them."""
+
+FAIRFACE_AGE_GROUPS: tuple[str, ...] = (
+    "0-2",
+    "3-9",
+    "10-19",
+    "20-29",
+    "30-39",
+    "40-49",
+    "50-59",
+    "60-69",
+    "more than 70",
+)
+"""FairFace's nine age groups, in years, as its files write them."""
 
 _OBJECTIVE = (
     "5_o_Clock_Shadow",

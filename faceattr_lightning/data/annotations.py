@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from faceattr_lightning.attributes import LANDMARKS_5
 from faceattr_lightning.data.table import safe_relative_path
 from faceattr_lightning.errors import DataError
+from faceattr_lightning.landmarks import LANDMARKS_5
 
 _LANDMARK_COLUMNS = tuple(f"{name}_{axis}" for name in LANDMARKS_5 for axis in "xy")
 _PLAIN_NAME = re.compile(r"[\w-]+\.\w+").fullmatch

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from faceattr_lightning.attributes import FLIPPED_LANDMARKS
 from faceattr_lightning.data.batch import Batch
 from faceattr_lightning.errors import ConfigError
+from faceattr_lightning.landmarks import FLIPPED_LANDMARKS
 
 _COLUMNS = ("flip", "scale", "shift_x", "shift_y", "brightness", "contrast", "saturation")
 RANDOM_NUMBERS = len(_COLUMNS)
@@ -80,14 +80,9 @@ def augment(batch: Batch, settings: Augmentation) -> Batch:
         saturation=1 + settings.saturation * signed["saturation"],
     )
     landmarks, valid = _move_landmarks(batch["landmarks"], batch["landmarks_valid"], flipped, zoom, shift)
-    return {
-        "image": image,
-        "attributes": batch["attributes"],
-        "landmarks": landmarks,
-        "landmarks_valid": valid,
-        "identity": batch["identity"],
-        "index": batch["index"],
-    }
+    changed: Batch = {**batch, "image": image, "landmarks": landmarks, "landmarks_valid": valid}
+    del changed["augmentation"]
+    return changed
 
 
 def _warp(image: Tensor, flipped: Tensor, zoom: Tensor, shift: Tensor) -> Tensor:

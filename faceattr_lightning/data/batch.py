@@ -17,6 +17,8 @@ class Batch(TypedDict):
         landmarks_valid: bool (B, L).
         identity: int64 (B,), -1 where unknown.
         index: int64 (B,), the row in the data set's table.
+        age_group: int64 (B,), an index into the table's ``age_groups``, -1 where not labelled.
+        database: int64 (B,), which of the fused data sets the sample is from; 0 where there is one.
         augmentation: float32 (B, K) in [0, 1): one random number per sample and parameter, drawn from (seed, epoch,
             position). Only in training batches, and only until `augment` has used it up.
     """
@@ -27,4 +29,6 @@ class Batch(TypedDict):
     landmarks_valid: Tensor
     identity: Tensor
     index: Tensor
+    age_group: Tensor
+    database: Tensor
     augmentation: NotRequired[Tensor]

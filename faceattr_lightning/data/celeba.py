@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from faceattr_lightning.attributes import CELEBA_ATTRIBUTES, LANDMARKS_5
+from faceattr_lightning.attributes import CELEBA_ATTRIBUTES
 from faceattr_lightning.data.annotations import find_file, not_found, read_annotations, read_landmarks
 from faceattr_lightning.data.images import check_images
 from faceattr_lightning.data.module import FaceDataModule
 from faceattr_lightning.data.table import FaceTable, Split
 from faceattr_lightning.errors import DataError
+from faceattr_lightning.landmarks import LANDMARKS_5
 
 IMAGE_SIZE = (218, 178)
 """(height, width) of the aligned images."""

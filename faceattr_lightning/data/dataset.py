@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from faceattr_lightning.data.augment import RANDOM_NUMBERS
@@ -49,41 +50,65 @@ class ArrayStore:
         return np.ascontiguousarray(self._images[rows])
 
 
+class FaceSource(Protocol):
+    """What a row of the table looks like to a network, before augmentation."""
+
+    def images(self, rows: NDArray[np.int64]) -> Tensor:
+        """Return uint8 (B, 3, S, S) for the table's ``rows``."""
+
+    def landmarks(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Return float32 (B, L, 2) as fractions of the crop, and bool (B, L), whether each is valid."""
+
+
+class CroppedSource:
+    """One data set's images and landmarks, cropped and resized.
+
+    Args:
+        table: every row of the data set.
+        store: of the table's images.
+        preprocessing: crop and size.
+    """
+
+    def __init__(self, table: FaceTable, store: ImageStore, preprocessing: Preprocessing) -> None:
+        self._table, self._store, self._preprocessing = table, store, preprocessing
+
+    def images(self, rows: NDArray[np.int64]) -> Tensor:
+        return self._preprocessing.images(self._store.read(rows))
+
+    def landmarks(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        return self._preprocessing.landmarks(self._table.landmarks[rows])
+
+
 class FaceDataset(Dataset[Batch]):
     """One split; ``dataset[BatchRequest]`` is a batch.
 
     Args:
         table: every row of the data set.
         rows: int64 (n,), the table's rows that belong to the split.
-        store: of the table's images.
-        preprocessing: crop and size.
+        source: of the table's images and landmarks.
         seed: of the augmentation's random numbers; ``None`` for splits that are not augmented.
     """
 
-    def __init__(
-        self,
-        table: FaceTable,
-        rows: NDArray[np.int64],
-        store: ImageStore,
-        preprocessing: Preprocessing,
-        seed: int | None = None,
-    ) -> None:
+    def __init__(self, table: FaceTable, rows: NDArray[np.int64], source: FaceSource, seed: int | None = None) -> None:
         self.rows = rows
-        self._table, self._store, self._preprocessing, self._seed = table, store, preprocessing, seed
+        self._table, self._source, self._seed = table, source, seed
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, request: BatchRequest) -> Batch:
         rows = self.rows[request.rows]
-        landmarks, valid = self._preprocessing.landmarks(self._table.landmarks[rows])
+        table = self._table
+        landmarks, valid = self._source.landmarks(rows)
         batch: Batch = {
-            "image": self._preprocessing.images(self._store.read(rows)),
-            "attributes": torch.from_numpy(self._table.attributes[rows]),
+            "image": self._source.images(rows),
+            "attributes": torch.from_numpy(table.attributes[rows]),
             "landmarks": landmarks,
             "landmarks_valid": valid,
-            "identity": torch.from_numpy(self._table.identity[rows]),
+            "identity": torch.from_numpy(table.identity[rows]),
             "index": torch.from_numpy(rows),
+            "age_group": torch.from_numpy(table.age_group[rows]),
+            "database": torch.from_numpy(table.database[rows]),
         }
         if self._seed is not None:
             randoms = sample_uniforms(self._seed, request.epoch, request.positions, RANDOM_NUMBERS)

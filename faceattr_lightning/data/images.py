@@ -147,4 +147,6 @@ def _rows(table: FaceTable, keep: NDArray[np.bool_]) -> FaceTable:
         split=table.split[keep],
         landmarks=table.landmarks[keep],
         identity=table.identity[keep],
+        age_group=table.age_group[keep],
+        database=table.database[keep],
     )

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from faceattr_lightning.attributes import resolve_attributes
 from faceattr_lightning.data.augment import Augmentation, augment
 from faceattr_lightning.data.batch import Batch
-from faceattr_lightning.data.dataset import FaceDataset, FileStore, ImageStore
+from faceattr_lightning.data.dataset import CroppedSource, FaceDataset, FaceSource, FileStore, ImageStore
 from faceattr_lightning.data.order import EpochOrder
 from faceattr_lightning.data.preprocessing import Preprocessing, check_crop
 from faceattr_lightning.data.table import FaceTable, Split
@@ -48,6 +48,7 @@ class FaceDataModule(LightningDataModule, ABC):
         on_bad_image: ``error`` stops before training, ``skip`` leaves the image out and lists it.
         augmentation: the fields of `Augmentation`; ``None`` or an empty mapping trains on the plain crop.
         seed: of order, augmentation and subset.
+        landmark_file: landmarks in CelebA's format, instead of those of the data set; ``task=annotate`` writes one.
 
     Raises:
         ConfigError: a crop that is not inside the images, or an augmentation out of its range.
@@ -70,6 +71,7 @@ class FaceDataModule(LightningDataModule, ABC):
         on_bad_image: Literal["error", "skip"] = "error",
         augmentation: dict[str, float] | None = None,
         seed: int = 0,
+        landmark_file: str | None = None,
     ) -> None:
         super().__init__()
         check_crop(crop, self.source_size)
@@ -79,6 +81,7 @@ class FaceDataModule(LightningDataModule, ABC):
         self.attributes, self.train_fraction, self.on_bad_image = attributes, train_fraction, on_bad_image
         self.augmentation = Augmentation(**augmentation) if augmentation else None
         self.seed = seed
+        self.landmark_file = landmark_file
         self.first_epoch = 0
         """The epoch that training goes on with: workers fetch ahead before Lightning says which one it is."""
         self._table: FaceTable | None = None
@@ -173,12 +176,13 @@ class FaceDataModule(LightningDataModule, ABC):
         """Return a split; only the training split is augmented."""
         training = split is Split.TRAIN
         rows = self.train_rows() if training else self.table.rows(split)
+        return FaceDataset(self.table, rows, self.source(), self.seed if training and self.augmentation else None)
+
+    def source(self) -> FaceSource:
+        """Return where images and landmarks of the table's rows come from; after `setup`."""
         assert self._store is not None
         # Normalisation is the network's; the data set's own part of the preprocessing is geometry alone.
-        geometry = self.preprocessing(mean=(), std=())
-        return FaceDataset(
-            self.table, rows, self._store, geometry, self.seed if training and self.augmentation else None
-        )
+        return CroppedSource(self.table, self._store, self.preprocessing(mean=(), std=()))
 
     def source_images(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the crops of the table's ``rows`` at the source's resolution, uint8 (n, h, w, 3), for people to

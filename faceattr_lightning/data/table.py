@@ -35,6 +35,10 @@ class FaceTable:
         image_size: (height, width) in pixels that every image must have.
         landmarks: float32 (N, L, 2), x then y in pixels of the image, NaN where missing; L = 0 without landmarks.
         identity: int64 (N,), -1 where unknown.
+        age_groups: (G,) names of the age groups, youngest first; empty where the data set has none.
+        age_group: int64 (N,), an index into `age_groups`, -1 where not labelled; empty stands for -1 everywhere.
+        databases: (D,) names of the data sets that were fused; empty stands for `name` alone.
+        database: int64 (N,), an index into `databases`; empty stands for 0 everywhere.
         notes: what the reader noticed and a user should know, one sentence each; logged once.
     """
 
@@ -47,7 +51,17 @@ class FaceTable:
     image_size: tuple[int, int]
     landmarks: NDArray[np.float32]
     identity: NDArray[np.int64]
+    age_groups: tuple[str, ...] = ()
+    age_group: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    databases: tuple[str, ...] = ()
+    database: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not len(self.age_group):
+            self.age_group = np.full(len(self.files), -1, dtype=np.int64)
+        if not len(self.database):
+            self.databases, self.database = (self.name,), np.zeros(len(self.files), dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.files)

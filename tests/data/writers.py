@@ -12,8 +12,9 @@ import scipy.io
 from numpy.typing import NDArray
 from PIL import Image
 
-from faceattr_lightning.attributes import CELEBA_ATTRIBUTES, LANDMARKS_5
+from faceattr_lightning.attributes import CELEBA_ATTRIBUTES
 from faceattr_lightning.data.table import FaceTable, Split
+from faceattr_lightning.landmarks import LANDMARKS_5
 
 LANDMARK_COLUMNS = [f"{name}_{axis}" for name in LANDMARKS_5 for axis in "xy"]
 LFWA_73 = ("Male", "No Eyewear", "5 o'Clock Shadow", *(f"Attribute {number}" for number in range(70)))
