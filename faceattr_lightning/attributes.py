@@ -96,14 +96,116 @@ _OBJECTIVE = (
     "Wearing_Necktie",
 )
 
+# The published eight groups of MGMTN; their membership is ours.
+_FACE_PARTS = {
+    "mouth": ("Big_Lips", "Mouth_Slightly_Open", "Smiling", "Wearing_Lipstick"),
+    "ear": ("Wearing_Earrings",),
+    "lower_face": (
+        "5_o_Clock_Shadow",
+        "Double_Chin",
+        "Goatee",
+        "Mustache",
+        "No_Beard",
+        "Sideburns",
+        "Wearing_Necklace",
+        "Wearing_Necktie",
+    ),
+    "cheeks": ("High_Cheekbones", "Rosy_Cheeks"),
+    "nose": ("Big_Nose", "Pointy_Nose"),
+    "eyes": ("Arched_Eyebrows", "Bags_Under_Eyes", "Bushy_Eyebrows", "Eyeglasses", "Narrow_Eyes"),
+    "hair": (
+        "Bald",
+        "Bangs",
+        "Black_Hair",
+        "Blond_Hair",
+        "Brown_Hair",
+        "Gray_Hair",
+        "Receding_Hairline",
+        "Straight_Hair",
+        "Wavy_Hair",
+        "Wearing_Hat",
+    ),
+    "object": ("Attractive", "Blurry", "Chubby", "Heavy_Makeup", "Male", "Oval_Face", "Pale_Skin", "Young"),
+}
+
+# Hand and Chellappa, AAAI 2017; the membership is from memory.
+_MCNN_AUX = {
+    "gender": ("Male",),
+    "nose": ("Big_Nose", "Pointy_Nose"),
+    "mouth": ("Big_Lips", "Smiling", "Wearing_Lipstick", "Mouth_Slightly_Open"),
+    "eyes": ("Arched_Eyebrows", "Bags_Under_Eyes", "Bushy_Eyebrows", "Narrow_Eyes", "Eyeglasses"),
+    "face": ("Attractive", "Blurry", "Oval_Face", "Pale_Skin", "Young", "Heavy_Makeup"),
+    "around_head": (
+        "Black_Hair",
+        "Blond_Hair",
+        "Brown_Hair",
+        "Gray_Hair",
+        "Wearing_Earrings",
+        "Wearing_Necklace",
+        "Wearing_Necktie",
+        "Bald",
+        "Receding_Hairline",
+        "Bangs",
+        "Wearing_Hat",
+        "Straight_Hair",
+        "Wavy_Hair",
+    ),
+    "facial_hair": ("5_o_Clock_Shadow", "Mustache", "No_Beard", "Sideburns", "Goatee"),
+    "cheeks": ("Rosy_Cheeks", "High_Cheekbones"),
+    "fat": ("Chubby", "Double_Chin"),
+}
+
+# Cao et al., CVPR 2018: indices into the alphabetical order.
+_PS_MCNN = {
+    "upper": (1, 3, 4, 5, 8, 9, 11, 12, 15, 17, 23, 28, 35),
+    "middle": (7, 19, 27, 29, 30, 34),
+    "lower": (6, 14, 16, 21, 22, 24, 36, 37, 38),
+    "whole": (0, 2, 10, 13, 18, 20, 25, 26, 31, 32, 33, 39),
+}
+
 GROUPINGS: dict[str, dict[str, tuple[str, ...]]] = {
     # Ours: a reading of DMM-CNN's split, not the paper's table.
     "objective_subjective": {
         "objective": _OBJECTIVE,
         "subjective": tuple(name for name in CELEBA_ATTRIBUTES if name not in _OBJECTIVE),
     },
+    "face_parts": _FACE_PARTS,
+    "mcnn_aux": _MCNN_AUX,
+    "ps_mcnn": {group: tuple(CELEBA_ATTRIBUTES[index] for index in indices) for group, indices in _PS_MCNN.items()},
 }
 """Named groupings over `CELEBA_ATTRIBUTES`, each a partition of them."""
+
+ALIASES: dict[str, str] = {
+    "gender": GENDER,
+    "Grey_Hair": "Gray_Hair",
+    "Moustache": "Mustache",
+    "Glasses": "Eyeglasses",
+    "Wearing_Glasses": "Eyeglasses",
+    "Lipstick": "Wearing_Lipstick",
+    "Makeup": "Heavy_Makeup",
+}
+"""Other spellings of an attribute to ours, beside those that differ in case, spaces and punctuation alone.
+
+Only names that mean the same: LFWA's ``Attractive_Man`` is not CelebA's ``Attractive``.
+"""
+
+
+def _folded(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
+
+
+_CANONICAL = {_folded(name): name for name in CELEBA_ATTRIBUTES} | {
+    _folded(alias): name for alias, name in ALIASES.items()
+}
+
+
+def canonical_attribute(name: str) -> str:
+    """Return the one spelling under which data sets share an attribute.
+
+    CelebA's where it has the attribute, whatever the case, the spaces and the punctuation (``5 o'Clock Shadow``), or
+    that of `ALIASES`; else the name itself with underscores for spaces and without apostrophes.
+    """
+    return _CANONICAL.get(_folded(name), "_".join(name.replace("'", "").split()))
 
 
 def resolve_attributes(

@@ -32,7 +32,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from faceattr_lightning.attributes import CELEBA_ATTRIBUTES, resolve_attributes, resolve_groups
+from faceattr_lightning.attributes import CELEBA_ATTRIBUTES, GENDER, resolve_attributes, resolve_groups
 from faceattr_lightning.errors import ConfigError, DataError, did_you_mean
 from faceattr_lightning.instantiate import build, locate
 
@@ -353,6 +353,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "calibration": _Node,
         "callbacks": _Node | None,
         "trainer": _Node,
+        "keypoints": _Node,
         "logger": _Node | None,
         "paths": _Node,
     },
@@ -369,9 +370,19 @@ def _required(path: str) -> list[str]:
 
 INJECTED: dict[str, tuple[str, ...]] = {
     "task": ("config", "ranks"),
-    "model": ("attribute_names", "landmarks", "preprocessing", "backbone", "weighting", "calibration"),
+    "model": (
+        "attribute_names",
+        "age_groups",
+        "databases",
+        "labelled",
+        "landmarks",
+        "preprocessing",
+        "backbone",
+        "weighting",
+        "calibration",
+    ),
     "model.optimizer": ("params",),
-    "weighting": ("attributes",),
+    "weighting": ("attributes", "group_of"),
     "calibration": ("attributes",),
     "trainer": ("logger", "callbacks", "default_root_dir"),
 }
@@ -391,6 +402,13 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "model.dropout": ("in [0, 1)", lambda value: 0 <= value < 1),
     "model.hidden": ("of at least 1", lambda value: value >= 1),
     "model.pyramid_channels": ("of at least 1", lambda value: value >= 1),
+    "model.width": ("of at least 1", lambda value: value >= 1),
+    "model.mask_epochs": ("of at least 1", lambda value: value >= 1),
+    "model.mask_lr": ("above 0", lambda value: value > 0),
+    "model.mask_width": ("of at least 1", lambda value: value >= 1),
+    "model.mask_weight": ("of at least 0", lambda value: value >= 0),
+    "model.center_weight": ("of at least 0", lambda value: value >= 0),
+    "model.center_rate": ("in [0, 1]", lambda value: 0 <= value <= 1),
     "model.schedule.warmup": ("in [0, 1)", lambda value: 0 <= value < 1),
     "trainer.max_epochs": ("of at least 1, or -1 for no limit", lambda value: value >= 1 or value == -1),
     "trainer.max_steps": ("of at least 1, or -1 for no limit", lambda value: value >= 1 or value == -1),
@@ -429,7 +447,7 @@ def check_sections(config: Config) -> Iterator[str]:
 
 def check_calls(config: Config) -> Iterator[str]:
     """Compare every ``_target_`` node with the signature of what it names."""
-    for path in ("task", "model", "model.optimizer", "data", "weighting", "calibration", "trainer"):
+    for path in ("task", "model", "model.optimizer", "data", "weighting", "calibration", "keypoints", "trainer"):
         node = _get(config, path)
         if isinstance(node, Mapping) and "_target_" not in node:
             yield f"{path}._target_: it is missing; choose one of the files of conf/{path.partition('.')[0]}."
@@ -476,7 +494,7 @@ def check_constructors(config: Config) -> Iterator[str]:
         if _is_sound(config, f"callbacks.{name}"):
             yield from _attempt(f"callbacks.{name}", build, callbacks[name])
     if _is_sound(config, "data"):
-        yield from _attempt("data", _find_data, config["data"])
+        yield from _attempt("data", lambda: build(config["data"]).find_data())
 
 
 def check_backbone(config: Config) -> Iterator[str]:
@@ -490,7 +508,9 @@ def check_backbone(config: Config) -> Iterator[str]:
         yield from problems
         image_size = _get(config, "data.image_size")
         if not problems and _matches(image_size, int) and image_size >= 32:
-            yield from _attempt("backbone", backbone.check_feature_map, name, image_size)
+            model = locate(config["model"]["_target_"]) if _is_sound(config, "model") else None
+            needs = getattr(model, "backbone_needs", "map")
+            yield from _attempt("backbone", backbone.check_feature_map, name, image_size, needs)
 
 
 def check_attributes(config: Config) -> Iterator[str]:
@@ -503,7 +523,23 @@ def check_attributes(config: Config) -> Iterator[str]:
     problems = list(_attempt("data.attributes", resolve_attributes, names, available))
     yield from problems
     if _matches(groups, str | dict[str, list[str]] | None):
-        yield from _attempt("model.groups", resolve_groups, groups, available if names is None or problems else names)
+        attributes = available if names is None or problems else names
+        problems = list(_attempt("model.groups", resolve_groups, groups, attributes))
+        yield from problems
+        if not problems:
+            yield from _check_masks(config, list(resolve_groups(groups, attributes)))
+
+
+def _check_masks(config: Config, groups: list[str]) -> Iterator[str]:
+    """Check what a model with masks says of the groups' parts, and the checkpoint that its masks come from."""
+    from faceattr_lightning.models.mgmtn import parts_of_groups, read_mask_network
+
+    parts, checkpoint = _get(config, "model.parts"), _get(config, "model.mask_checkpoint")
+    if _matches(parts, dict[str, list[str]] | None):
+        problems = list(_attempt("model.parts", parts_of_groups, groups, parts))
+        yield from problems
+        if isinstance(checkpoint, str) and not problems:
+            yield from _attempt("model.mask_checkpoint", read_mask_network, checkpoint, parts_of_groups(groups, parts))
 
 
 def check_accelerator(config: Config) -> Iterator[str]:
@@ -657,20 +693,21 @@ def _attempt(path: str, function: Callable[..., Any], *arguments: Any) -> Iterat
         yield f"{path}: {' '.join(str(error).split())} ({type(error).__name__})"
 
 
-def _find_data(node: Config) -> None:
-    """Raise a DataError if a data set that lives in files has no folder."""
-    datamodule = build(node)
-    # Drawn data has no root to give.
-    if "root" in inspect.signature(type(datamodule)).parameters:
-        datamodule.data_root()
-
-
 def _vocabulary(data: Any) -> Sequence[str] | None:
+    """Return the attributes of a data node, or ``None`` where only its files know them."""
     if not isinstance(data, Mapping):
         return None
     name = str(data.get("_target_")).rpartition(".")[2]
-    forty = name in ("Synthetic", "CelebA") or (name == "LFWA" and data.get("label_set", 40) == 40)
-    return CELEBA_ATTRIBUTES if forty else None
+    if name in ("Synthetic", "CelebA") or (name == "LFWA" and data.get("label_set", 40) == 40):
+        return CELEBA_ATTRIBUTES
+    if name in ("FairFace", "Adience"):
+        return (GENDER,)
+    sets, members = data.get("sets"), data.get("members")
+    if name == "Fused" and _matches(sets, list[str]) and isinstance(members, Mapping):
+        known = [_vocabulary(members.get(member)) for member in sets or ()]
+        if all(known):
+            return list(dict.fromkeys(attribute for names in known for attribute in names or ()))
+    return None
 
 
 def _is_number_of_devices(devices: int | str | list[int]) -> bool:

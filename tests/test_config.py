@@ -37,7 +37,7 @@ FILES = sorted(
 
 @pytest.fixture(autouse=True)
 def _data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("celeba", "lfwa"):
+    for name in ("celeba", "lfwa", "fairface", "adience", "folder"):
         (tmp_path / "data" / name).mkdir(parents=True)
     monkeypatch.setenv("FACEATTR_DATA", str(tmp_path / "data"))
 
@@ -211,6 +211,35 @@ def test_job_error(override: str, message: str, job_problems: Problems) -> None:
 )
 def test_job_without_error(overrides: tuple[str, ...], job_problems: Problems) -> None:
     assert job_problems(*overrides) == []
+
+
+COMPOSED_ERRORS = {
+    "model=far_amtn backbone.name=vgg11": "backbone.name: 'vgg11' has no stages of blocks",
+    "model=far_amtn model.attention=shard": "Did you mean 'shared'?",
+    "model=far_amtn model.width=0": "model.width: expected a number of at least 1, found 0.",
+    "model=far_amtn model.groups={a:[Male]}": "model.groups: 39 of the attributes are in no group",
+    "model=far_amtn model.groups=face_part": "Did you mean 'face_parts'?",
+    "model=mgmtn model.parts={hiar:[hair]}": "model.parts: there is no group 'hiar'. Did you mean 'hair'?",
+    "model=mgmtn model.parts={hair:[hiar]}": "model.parts.hair: there is no part 'hiar'. Did you mean 'hair'?",
+    "model=mgmtn model.mask_epochs=0": "model.mask_epochs: expected a number of at least 1, found 0.",
+    "model=mgmtn model.mask_checkpoint=/no/file": "model.mask_checkpoint: there is no file /no/file",
+    "model=mtl_cnn model.required_tasks=[age]": "model.required_tasks.0: expected age_group or gender or visual",
+    "model=mtl_cnn model.center_rate=2": "model.center_rate: expected a number in [0, 1], found 2.",
+    "weighting=dws weighting.temperature=0": "weighting.temperature: expected a positive number, found 0.",
+    "data=fused data.sets=[celeba,lwfa]": "data.sets: there is no 'lwfa'",
+    "data=fused data.weights={celeba:1}": "data.weights: expected a weight for each of celeba, lfwa, fairface",
+    "data=fused data.members.lfwa.label_set=41": "data.members.lfwa.label_set: expected 40 or 73, found 41.",
+    "data=fairface data.attributes=[Male,Smiling]": "'Smiling' is not an attribute of this data set",
+    "data=adience data.fold=5": "data.fold: expected a number from 0 to 4, found 5.",
+    "data=folder data.frame=[0,9]": "data.frame: expected [height, width] in pixels, found [0, 9].",
+    "data=celeba data.landmark_file=/no/file": "data.landmark_file: there is no file /no/file",
+}
+
+
+@pytest.mark.parametrize(("overrides", "message"), COMPOSED_ERRORS.items(), ids=COMPOSED_ERRORS)
+def test_error_of_other_options(overrides: str, message: str, composed_problems: Problems) -> None:
+    problems = composed_problems(*overrides.split())
+    assert any(message in problem for problem in problems), problems
 
 
 def test_argument_of_wandb_init(composed_problems: Problems) -> None:

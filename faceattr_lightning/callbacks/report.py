@@ -24,6 +24,7 @@ from faceattr_lightning.metrics.predictions import Predictions
 from faceattr_lightning.report import (
     GridImage,
     History,
+    MaskImage,
     ReportData,
     SplitReport,
     render,
@@ -57,6 +58,11 @@ _SHOWN = (
     "average_precision",
     "ece",
     "landmark_nme",
+    "landmark_nme_of_mean_shape",
+    "age_accuracy",
+    "age_one_off_accuracy",
+    "age_majority_accuracy",
+    "mask_iou",
 )
 
 
@@ -78,6 +84,7 @@ class Report(Callback):
         self._epochs: list[int] = []
         self._history: dict[str, dict[str, list[float]]] = {"thresholds": {}, "weights": {}, "curves": {}}
         self._splits: dict[str, SplitReport] = {}
+        self._databases: dict[str, dict[str, SplitReport]] = {}
         self._warnings: list[str] = []
         self._started = 0.0
         self._written: tuple[ReportData, Path] | None = None
@@ -105,6 +112,7 @@ class Report(Callback):
         if not fitting(trainer):
             predictions = pl_module.predictions.gather()
             self._splits["validation"] = split_report("validation", pl_module, predictions)
+            self._databases["validation"] = database_reports("validation", pl_module, predictions, trainer.datamodule)  # type: ignore[attr-defined]
             names = [
                 name
                 for name, single in zip(pl_module.attribute_names, single_class(predictions), strict=True)
@@ -122,26 +130,39 @@ class Report(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
         seconds = time.perf_counter() - self._started
         predictions = pl_module.predictions.gather()
+        datamodule: FaceDataModule = trainer.datamodule  # type: ignore[attr-defined]
         self._splits["test"] = split_report("test", pl_module, predictions)
+        self._databases["test"] = database_reports("test", pl_module, predictions, datamodule)
         if trainer.is_global_zero:
             facts = run_facts(pl_module, str(trainer.ckpt_path or ""))
             facts["images_per_second"] = round(len(predictions.index) / seconds, 1)
             self._write(trainer, pl_module, predictions, facts)
 
     def _write(self, trainer: Trainer, model: AttributeModule, predictions: Predictions, facts: dict[str, Any]) -> None:
+        datamodule: FaceDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        learned = model.facts(datamodule)
         for split, report in self._splits.items():
             suffix = "" if split == "test" else f"_{split}"
             write_split_csv(report.attributes, self.folder / f"attributes{suffix}.csv")
-            write_summary_json({"split": split, **facts, **report.summary}, self.folder / f"summary{suffix}.json")
-        datamodule: FaceDataModule = trainer.datamodule  # type: ignore[attr-defined]
+            summary = {"split": split, **facts, **learned, **report.summary}
+            databases = self._databases[split]
+            for name, part in databases.items():
+                write_split_csv(part.attributes, self.folder / f"attributes{suffix}_{name}.csv")
+            if databases:
+                summary["databases"] = {name: part.summary for name, part in databases.items()}
+            write_summary_json(summary, self.folder / f"summary{suffix}.json")
+        grids = face_grids(model, datamodule, predictions, self.grid) if self.grid else {}
+        masks = mask_grid(model, datamodule, predictions.index[: self.grid])
+        shown = [split for split in ("test", "validation") if split in self._splits]
         data = ReportData(
             title=f"{facts['model']} on {datamodule.name}",
             subtitle=f"{len(predictions.index)} test images, {len(model.attribute_names)} "
             f"attributes, backbone {facts['backbone']}",
             run=facts,
-            splits=[self._splits[split] for split in ("test", "validation") if split in self._splits],
+            splits=[part for split in shown for part in (self._splits[split], *self._databases[split].values())],
             history=History(self._epochs, **self._history) if self._epochs else None,  # type: ignore[arg-type]
-            grids=face_grids(model, datamodule, predictions, self.grid) if self.grid else {},
+            grids=grids,
+            masks=masks,
             warnings=[*self._warnings, *datamodule.table.notes],
             config_yaml=yaml.safe_dump(model.run_config, sort_keys=False, allow_unicode=True),
         )
@@ -159,10 +180,11 @@ class Report(Callback):
             self._written = None
 
 
-def split_report(split: str, model: AttributeModule, predictions: Predictions) -> SplitReport:
-    """Return the rows and means of a split's metrics."""
-    metrics = model.metrics(predictions)
-    group_of = {name: group for group, members in model.groups.items() for name in members}
+def split_report(
+    split: str, model: AttributeModule, predictions: Predictions, train_prevalence: torch.Tensor | None = None
+) -> SplitReport:
+    """Return the rows and means of a split's metrics; ``train_prevalence`` as of `AttributeModule.metrics`."""
+    metrics = model.metrics(predictions, train_prevalence)
     thresholds = model.calibrator.thresholds.tolist()
     rows = []
     for column, name in enumerate(model.attribute_names):
@@ -170,7 +192,7 @@ def split_report(split: str, model: AttributeModule, predictions: Predictions) -
         rows.append(
             {
                 "attribute": name,
-                "group": group_of[name],
+                "group": model.group_of(name),
                 **values,
                 "support": int(values["support"]),
                 "threshold": thresholds[column],
@@ -181,9 +203,24 @@ def split_report(split: str, model: AttributeModule, predictions: Predictions) -
     summary["undefined"] = {
         metric: names for metric, vector in metrics.items() if (names := _undefined(vector, model.attribute_names))
     }
-    if not predictions.landmark_error.isnan().all():
-        summary["landmark_nme"] = float(predictions.landmark_error.nanmean())
+    summary |= predictions.measure_means()
     return SplitReport(split, rows, summary)
+
+
+def database_reports(
+    split: str, model: AttributeModule, predictions: Predictions, datamodule: FaceDataModule
+) -> dict[str, SplitReport]:
+    """Return the rows and means on each of the fused data sets, over the attributes that it labels; empty for one."""
+    table = datamodule.table
+    reports: dict[str, SplitReport] = {}
+    for index, name in enumerate(table.databases if len(table.databases) > 1 else ()):
+        member = torch.from_numpy(table.database[predictions.index.numpy()] == index)
+        if member.any():
+            prevalence = datamodule.training_prevalence(index)
+            part = split_report(f"{split}/{name}", model, predictions.of(member), prevalence)
+            labelled = [row for row in part.attributes if row["support"]]
+            reports[name] = SplitReport(part.split, labelled, part.summary)
+    return reports
 
 
 def _undefined(vector: torch.Tensor, names: list[str]) -> list[str]:
@@ -258,6 +295,31 @@ def face_grids(
     return grids
 
 
+def mask_grid(model: AttributeModule, datamodule: FaceDataModule, index: torch.Tensor) -> list[MaskImage]:
+    """Return some of the test faces with the masks that the network puts over them; empty if it has none.
+
+    Args:
+        model: on whatever device.
+        datamodule: of the images.
+        index: int64 (n,), the table's rows.
+    """
+    rows = index.numpy()
+    if not len(rows):
+        return []
+    images = datamodule.source().images(rows).to(model.device)
+    with torch.inference_mode():
+        masks = model(images).get("masks")
+    if masks is None:
+        return []
+    values = (255 * masks.float()).byte().cpu().numpy()
+    pictures = images.permute(0, 2, 3, 1).cpu().numpy()
+    files = datamodule.table.files
+    return [
+        MaskImage(pictures[k], files[row], dict(zip(model.groups, values[k], strict=True)))
+        for k, row in enumerate(rows.tolist())
+    ]
+
+
 def _face(
     names: list[str],
     image: np.ndarray[Any, np.dtype[np.uint8]],
@@ -284,10 +346,12 @@ def print_summary(data: ReportData, page: Path) -> None:
     """Print the means of each split, then the path of the page."""
     table = Table(title=f"{data.title}: means over the attributes", title_justify="left")
     table.add_column("")
-    for split in data.splits:
+    # A terminal has no room for the validation results of each of several data sets.
+    shown = [split for split in data.splits if not split.split.startswith("validation/")]
+    for split in shown:
         table.add_column(split.split, justify="right")
     for metric in _SHOWN:
-        values = [split.summary.get(metric) for split in data.splits]
+        values = [split.summary.get(metric) for split in shown]
         if any(value is not None for value in values):
             table.add_row(metric, *("-" if value is None else f"{100 * value:.2f} %" for value in values))
     console = Console()

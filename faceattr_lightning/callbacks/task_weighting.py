@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -24,13 +25,15 @@ class TaskWeighting(FittedState):
 
     Args:
         attributes: number of attributes A.
+        group_of: (A,) index of each attribute's group, for strategies that weigh groups; empty for one group of all.
     """
 
     weights: Tensor
     """float32 (A,), mean 1."""
 
-    def __init__(self, attributes: int) -> None:
+    def __init__(self, attributes: int, group_of: Sequence[int] = ()) -> None:
         super().__init__()
+        self.group_of = list(group_of) or [0] * attributes
         self.register_buffer("weights", torch.ones(attributes))
 
 
@@ -46,7 +49,8 @@ class DMMWeighting(TaskWeighting):
     consumes the validation set, and ``|.|`` treats better and worse alike. Smoothing and clipping are ours.
 
     Args:
-        attributes: number of attributes A.
+        attributes: see `TaskWeighting`, like ``group_of``.
+        group_of: not used.
         every: ``epoch``, each window being one validation run; or a number of training steps k, of which each also
             forwards one validation batch (the ancestor used 100 to 200).
         smoothing: share of the old weight that is kept at each change, in [0, 1); 0 is the ancestor's rule.
@@ -66,13 +70,14 @@ class DMMWeighting(TaskWeighting):
     def __init__(
         self,
         attributes: int,
+        group_of: Sequence[int] = (),
         every: Literal["epoch"] | int = "epoch",
         smoothing: float = 0.0,
         floor: float = 0.0,
         ceiling: float = float("inf"),
         eps: float = 1e-8,
     ) -> None:
-        super().__init__(attributes)
+        super().__init__(attributes, group_of)
         problems = []
         if isinstance(every, int) and every < 1:
             problems.append(f"weighting.every: expected epoch or a positive number of steps, found {every}.")
@@ -133,6 +138,102 @@ class DMMWeighting(TaskWeighting):
             mixed = self.smoothing * self.weights.double() + (1 - self.smoothing) * weights
             self.weights.copy_(_normalise(mixed))
         self.previous.copy_(torch.where(current.isnan(), self.previous, current))
+
+
+class DWSWeighting(TaskWeighting):
+    """FAR-AMTN's dynamic weighting scheme: groups are weighed so that they converge together.
+
+    That it counters different speeds and loss scales is published. The formula is ours; it takes *training* losses
+    alone, so that validation stays clean. With L_g(t) the mean training loss of group g in epoch t and K groups::
+
+        r_g = L_g(t-1) / L_g(t-2),   w_g = K softmax(r / T)_g / L_g(t-1),   w <- w / mean(w)
+
+    A group whose loss falls slowly (r near 1 or above) weighs more, one whose loss is large less. Weights are 1 in the
+    first two epochs. Where validation is run more or less often than once an epoch, its intervals take the place of
+    epochs.
+
+    Args:
+        attributes: see `TaskWeighting`, like ``group_of``.
+        group_of: the groups; every attribute takes its group's weight.
+        temperature: T, positive; the larger, the nearer the weights.
+        smoothing: share of the old weight that is kept at each change, in [0, 1).
+
+    Raises:
+        ConfigError: a value out of its range.
+    """
+
+    before: Tensor
+    """float64 (K,), L_g of the window before the last, NaN where not known."""
+
+    def __init__(
+        self, attributes: int, group_of: Sequence[int] = (), temperature: float = 2.0, smoothing: float = 0.0
+    ) -> None:
+        super().__init__(attributes, group_of)
+        problems = []
+        if temperature <= 0:
+            problems.append(f"weighting.temperature: expected a positive number, found {temperature}.")
+        if not 0 <= smoothing < 1:
+            problems.append(f"weighting.smoothing: expected a share in [0, 1), found {smoothing}.")
+        if problems:
+            raise ConfigError(problems)
+        self.temperature, self.smoothing = temperature, smoothing
+        self.register_buffer("before", torch.full((max(self.group_of) + 1,), torch.nan, dtype=torch.float64))
+        # No buffers: DDP would replace a rank's own sums by the first rank's.
+        self._sum, self._count = torch.zeros(2, attributes, dtype=torch.float64)
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: AttributeModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._sum = self._sum.to(outputs["label_counts"].device)
+        self._count = self._count.to(self._sum)
+        self._sum += outputs["attribute_losses"] * outputs["label_counts"]
+        self._count += outputs["label_counts"]
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
+        if not fitting(trainer):
+            return
+        total = trainer.strategy.reduce(torch.stack([self._sum, self._count]), reduce_op="sum")
+        assert isinstance(total, Tensor)
+        self.update(total[0] / total[1])
+        self._sum.zero_()
+        self._count.zero_()
+        self.remember()
+
+    def update(self, losses: Tensor) -> None:
+        """End a window.
+
+        Args:
+            losses: float (A,), the window's mean training loss per attribute, equal on every rank; NaN for one
+                without a label, which counts neither in its group's loss nor in its weight.
+        """
+        losses = losses.to(self.before)
+        group_of = torch.tensor(self.group_of, device=losses.device)
+        current = torch.stack([losses[group_of == group].nanmean() for group in range(len(self.before))])
+        weights = dws_weights(self.before, current, self.temperature)
+        if weights is not None:
+            mixed = self.smoothing * self.weights.double() + (1 - self.smoothing) * _normalise(weights[group_of])
+            self.weights.copy_(_normalise(mixed))
+        self.before.copy_(torch.where(current.isnan(), self.before, current))
+
+
+def dws_weights(before: Tensor, current: Tensor, temperature: float) -> Tensor | None:
+    """Return the weights of `DWSWeighting` after two windows with the group losses ``before`` and ``current``.
+
+    Args:
+        before: float (K,), NaN where not known.
+        current: float (K,), of the window after.
+        temperature: T.
+
+    Returns:
+        float (K,) of mean 1, exactly 1 where a loss is not known or 0; ``None`` where no group has two windows.
+    """
+    known = (before > 0) & (current > 0)
+    if not known.any():
+        return None
+    weights = torch.ones_like(current)
+    share = (current[known] / before[known] / temperature).softmax(dim=0)
+    weights[known] = _normalise(known.sum() * share / current[known])
+    return weights
 
 
 def dmm_weights(previous: Tensor, current: Tensor, eps: float = 1e-8) -> Tensor | None:

@@ -1,7 +1,9 @@
-"""One reader for every table in CelebA's formats: the official text files and Kaggle's CSV copies of them."""
+"""One reader for every table in CelebA's formats, the official text files and Kaggle's CSV copies; and a writer."""
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,9 +14,11 @@ from numpy.typing import NDArray
 
 from faceattr_lightning.data.table import safe_relative_path
 from faceattr_lightning.errors import DataError
-from faceattr_lightning.landmarks import LANDMARKS_5
+from faceattr_lightning.landmarks import LANDMARK_COLUMNS
 
-_LANDMARK_COLUMNS = tuple(f"{name}_{axis}" for name in LANDMARKS_5 for axis in "xy")
+_KNOWN_LAYOUTS = "Known layouts: " + "; ".join(
+    f"{count} landmarks ({' '.join(columns[:10])}{' ...' * (count > 5)})" for count, columns in LANDMARK_COLUMNS.items()
+)
 _PLAIN_NAME = re.compile(r"[\w-]+\.\w+").fullmatch
 _ROW_END = int(np.iinfo(np.int64).min) + 1
 
@@ -77,17 +81,17 @@ def read_annotations(
         DataError: the file is not text or empty; a count, header, row, value or image name is wrong; an image is
             listed twice. The message names the line.
     """
-    lines = _read_lines(path)
-    csv = path.suffix.lower() == ".csv"
+    lines = read_lines(path)
+    csv = _is_csv(path)
     n_heading = 1 if csv else 2 if titled else 0
     if len(lines) <= n_heading:
         raise DataError(f"{path}: expected a row for each image, but the file has none. Fetch the file again.")
     rows = lines[n_heading:]
     if csv:
-        _check_header(path, 1, [name.strip() for name in lines[0].split(",")], ("image_id", *columns))
+        check_header(path, 1, [name.strip() for name in lines[0].split(",")], ("image_id", *columns))
     elif titled:
         _check_count(path, lines[0].strip(), len(rows))
-        _check_header(path, 2, lines[1].split(), columns)
+        check_header(path, 2, lines[1].split(), columns)
 
     separator = "," if csv else None
     first_line = n_heading + 1
@@ -110,7 +114,7 @@ def read_annotations(
 def read_landmarks(
     path: Path, files: Sequence[str], image_size: tuple[int, int], notes: list[str]
 ) -> NDArray[np.float32]:
-    """Read a landmark file in CelebA's format for the images ``files``.
+    """Read a landmark file in CelebA's format for the images ``files``; its header says which layout it has.
 
     Args:
         path: the file.
@@ -119,21 +123,97 @@ def read_landmarks(
         notes: takes a sentence if there are images without a row, or rows without an image.
 
     Returns:
-        float32 (N, 5, 2), x then y in pixels, NaN for an image without a row.
+        float32 (N, L, 2), x then y in pixels, NaN for an image without a row; L is 5, 68 or 98.
 
     Raises:
-        DataError: see `read_annotations`; also a landmark outside the image.
+        DataError: see `read_annotations`; also a header of no known layout, or a landmark outside the image.
     """
     height, width = image_size
+    columns = _landmark_columns(path)
     expected = f"whole pixels inside the image, x in 0..{width - 1} and y in 0..{height - 1}"
-    table = read_annotations(path, _LANDMARK_COLUMNS, 0, (width - 1, height - 1) * len(LANDMARKS_5), expected)
+    table = read_annotations(path, columns, 0, (width - 1, height - 1) * (len(columns) // 2), expected)
     rows = table.rows_of(files, notes)
-    landmarks = table.values[rows].astype(np.float32).reshape(len(files), len(LANDMARKS_5), 2)
+    landmarks = table.values[rows].astype(np.float32).reshape(len(files), -1, 2)
     missing = rows < 0
     landmarks[missing] = np.nan
     if missing.any():
         notes.append(f"{path}: {int(missing.sum()):,} of {len(files):,} images have no row and so no landmarks.")
     return landmarks
+
+
+def choose_landmarks(
+    landmark_file: str | None, own: Path | None, files: Sequence[str], image_size: tuple[int, int], notes: list[str]
+) -> NDArray[np.float32]:
+    """Read the landmarks of the images ``files``.
+
+    Args:
+        landmark_file: the file that the user names, in CelebA's format.
+        own: the data set's file, read if there is no ``landmark_file``.
+        files: (N,) the images as the table lists them.
+        image_size: (height, width) in pixels.
+        notes: see `read_landmarks`.
+
+    Returns:
+        float32 (N, L, 2) as `read_landmarks` does; L = 0 without any file.
+
+    Raises:
+        DataError: see `check_landmark_file` and `read_landmarks`.
+    """
+    check_landmark_file(landmark_file)
+    path = own if landmark_file is None else Path(landmark_file)
+    if path is None:
+        return np.empty((len(files), 0, 2), dtype=np.float32)
+    return read_landmarks(path, files, image_size, notes)
+
+
+def check_landmark_file(landmark_file: str | None) -> None:
+    """Raise a `DataError` if the user names a file that is not there."""
+    if landmark_file is not None and not Path(landmark_file).is_file():
+        raise DataError(
+            f"data.landmark_file: there is no file {landmark_file}. Leave it out (null) for the data set's own "
+            "landmarks, or write one with task=annotate."
+        )
+
+
+def write_landmarks(
+    path: Path,
+    files: Sequence[str],
+    landmarks: NDArray[np.float32],
+    image_size: tuple[int, int] | NDArray[np.int64],
+) -> None:
+    """Write a landmark file in CelebA's text format, which has whole pixels inside the image; whole or not at all.
+
+    Args:
+        path: the file; one that is there is replaced.
+        files: (N,) names of the images, see `check_writable`.
+        landmarks: float (N, L, 2), x then y in pixels, with L one of 5, 68 and 98. An image with a NaN gets no row.
+        image_size: (height, width) in pixels of all images, or int64 (N, 2) of each.
+
+    Raises:
+        DataError: a name can't stand in the file, or the file can't be written.
+    """
+    check_writable(files)
+    last = np.broadcast_to(np.asarray(image_size), (len(files), 2))[:, None, ::-1] - 1
+    known: list[int] = np.flatnonzero(~np.isnan(landmarks).any(axis=(1, 2))).tolist()
+    pixels = np.clip(np.rint(landmarks[known]), 0, last[known]).astype(np.int64).reshape(len(known), -1).tolist()
+    lines = [f"{files[row]} {' '.join(map(str, values))}" for row, values in zip(known, pixels, strict=True)]
+    # The official header ends with a space.
+    header = " ".join(LANDMARK_COLUMNS[landmarks.shape[1]]) + " "
+    beside = path.with_name(path.name + ".new")
+    try:
+        beside.write_text("\n".join([str(len(lines)), header, *lines, ""]), encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        raise DataError(f"{path}: can't be written ({error.strerror}). Choose another folder.") from error
+
+
+def check_writable(files: Iterable[str]) -> None:
+    """Raise a DataError unless each name can stand in the text format and be read back as it is."""
+    for name in files:
+        if " " in name or not name.isprintable() or safe_relative_path(name, name) != name:
+            raise DataError(
+                f"{name!r}: CelebA's text format has image names without spaces and backslashes. Rename the file."
+            )
 
 
 def find_file(candidates: Iterable[Path], notes: list[str]) -> Path | None:
@@ -174,9 +254,27 @@ def check_distinct(names: Sequence[str], where: Callable[[int], str]) -> None:
         first[name] = position
 
 
-def _read_lines(path: Path) -> list[str]:
+def _is_csv(path: Path) -> bool:
+    return path.suffix.lower() == ".csv"
+
+
+def _landmark_columns(path: Path) -> tuple[str, ...]:
+    """Return the columns of the layout that a landmark file's header names; CelebA's for a file without a header."""
+    heading = [*read_lines(path, 2), "", ""]
+    line, names = (1, heading[0].split(",")[1:]) if _is_csv(path) else (2, heading[1].split())
+    found = [name.strip() for name in names]
+    nearest = min(LANDMARK_COLUMNS.values(), key=lambda columns: abs(len(columns) - len(found)))
+    # Without a count there is no header either, which the reader of the rows tells.
+    if _is_csv(path) or heading[0].strip().isdigit():
+        check_header(path, line, found, nearest, _KNOWN_LAYOUTS)
+    return nearest
+
+
+def read_lines(path: Path, count: int | None = None) -> list[str]:
+    """Return a file's lines, or the first ``count`` of them, without blank ones at the end."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            text = file.read() if count is None else "".join(itertools.islice(file, count))
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: expected text, found other bytes at offset {error.start}. Fetch the file again."
@@ -201,7 +299,7 @@ def _check_count(path: Path, count: str, n_rows: int) -> None:
         )
 
 
-def _check_header(path: Path, line: int, found: Sequence[str], expected: Sequence[str]) -> None:
+def check_header(path: Path, line: int, found: Sequence[str], expected: Sequence[str], hint: str = "") -> None:
     if list(found) == list(expected):
         return
     if len(found) != len(expected):
@@ -209,7 +307,8 @@ def _check_header(path: Path, line: int, found: Sequence[str], expected: Sequenc
     else:
         column = next(i for i, (name, other) in enumerate(zip(found, expected, strict=True)) if name != other)
         difference = f"name {column + 1} to be {expected[column]!r}, found {found[column]!r}"
-    raise DataError(f"{path}, line {line}: expected {difference}. The header must read: {' '.join(expected)[:1000]}")
+    hint = hint or f"The header must read: {' '.join(expected)[:1000]}"
+    raise DataError(f"{path}, line {line}: expected {difference}. {hint}")
 
 
 def _parse_fast(

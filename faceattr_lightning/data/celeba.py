@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceattr_lightning.attributes import CELEBA_ATTRIBUTES
-from faceattr_lightning.data.annotations import find_file, not_found, read_annotations, read_landmarks
+from faceattr_lightning.data.annotations import choose_landmarks, find_file, not_found, read_annotations
 from faceattr_lightning.data.images import check_images
 from faceattr_lightning.data.module import FaceDataModule
 from faceattr_lightning.data.table import FaceTable, Split
@@ -32,11 +32,15 @@ _IMAGE_FOLDERS = (
 _LABEL_OF_CODE = np.array([-1, 1, 0], dtype=np.int8)
 
 
-def read_celeba(root: Path) -> FaceTable:
+def read_celeba(root: Path, landmark_file: str | None = None) -> FaceTable:
     """Read CelebA's annotations, flat or in the official folders, as text or Kaggle's CSV, of all images or any subset.
 
     The attribute file decides which images there are. Landmarks and identities are optional. No image is looked at:
     see `check_images`.
+
+    Args:
+        root: the folder with the annotations and the image folder.
+        landmark_file: see `FaceDataModule`.
 
     Raises:
         DataError: a file is missing or malformed, or the partition misses images.
@@ -50,12 +54,12 @@ def read_celeba(root: Path) -> FaceTable:
 
     files, attributes = read_attribute_file(attribute_path, notes)
     split = read_partition_file(partition_path, files, notes)
-    landmark_path = _find_table(root, "list_landmarks_align_celeba", notes)
-    if landmark_path is None:
+    own = _find_table(root, "list_landmarks_align_celeba", notes)
+    if own is None and landmark_file is None:
         notes.append(f"{root}: there is no list_landmarks_align_celeba.txt (or .csv), so there are no landmarks.")
         landmarks = np.full((len(files), len(LANDMARKS_5), 2), np.nan, dtype=np.float32)
     else:
-        landmarks = read_landmarks(landmark_path, files, IMAGE_SIZE, notes)
+        landmarks = choose_landmarks(landmark_file, own, files, IMAGE_SIZE, notes)
     identity_path = _find_table(root, "identity_CelebA", notes)
     if identity_path is None:
         notes.append(f"{root}: there is no identity_CelebA.txt (or .csv), so identities are unknown.")
@@ -150,4 +154,4 @@ class CelebA(FaceDataModule):
     source_size = IMAGE_SIZE
 
     def read_table(self) -> FaceTable:
-        return check_images(read_celeba(self.data_root()), self.on_bad_image)
+        return check_images(read_celeba(self.data_root(), self.landmark_file), self.on_bad_image)

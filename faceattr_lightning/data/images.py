@@ -13,7 +13,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from faceattr_lightning.data.table import FaceTable
 from faceattr_lightning.errors import DataError
@@ -23,6 +23,8 @@ _LISTED = 10
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _JPEG_END = b"\xff\xd9"
 _TAIL = 64
+# EXIF's codes for images that lie on their side.
+_LYING = range(5, 9)
 # Modes of more than 8 bits are left out: PIL clips them to white instead of scaling them.
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 
@@ -31,25 +33,70 @@ class _BadImage(Exception):
     """An image can't be used; the message is the problem without the path."""
 
 
-def read_image(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+def read_image(path: Path, size: tuple[int, int] | None) -> NDArray[np.uint8]:
     """Decode an image to RGB, uint8 (H, W, 3), writable. Grey, CMYK and palette images are converted, alpha is dropped.
 
     Args:
         path: the file; its content decides the format, not its suffix.
-        size: (height, width) that the image must have.
+        size: (height, width) that the image must have; ``None`` takes an image of any size and turns it upright, as its
+            EXIF orientation says.
 
     Raises:
         DataError: the file is missing, no image, cut short or of another size.
     """
     try:
         with _opened(path, size) as (image, _):
-            return np.array(image.convert("RGB"))
+            return np.array((image if size else ImageOps.exif_transpose(image)).convert("RGB"))
     except _BadImage as problem:
         raise DataError(f"{path}: {problem}") from problem
 
 
-def check_image(path: Path, size: tuple[int, int]) -> str | None:
-    """Return what is wrong with an image file, or ``None``.
+def fit_image(image: NDArray[np.uint8], frame: tuple[int, int]) -> NDArray[np.uint8]:
+    """Scale an image to cover a frame and cut off what sticks out on two sides, as `PIL.ImageOps.fit` does.
+
+    Args:
+        image: uint8 (H, W, 3).
+        frame: (height, width) in pixels.
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    return np.array(ImageOps.fit(Image.fromarray(image), frame[::-1]))
+
+
+def fit_landmarks(
+    landmarks: NDArray[np.float32], sizes: NDArray[np.int64], frame: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Move landmarks along with `fit_image`.
+
+    Args:
+        landmarks: float32 (N, L, 2), x then y in pixels of the images, NaN where missing.
+        sizes: int64 (N, 2), height and width of each image.
+        frame: (height, width) in pixels.
+
+    Returns:
+        float32 (N, L, 2) in pixels of the frame; outside it where the landmark was cut off.
+    """
+    size, fitted = sizes[:, None, ::-1].astype(np.float64), np.array(frame[::-1], dtype=np.float64)
+    scale = (fitted / size).max(axis=-1, keepdims=True)
+    # The centre stays the centre; a pixel's own centre lies half a pixel from its corner.
+    moved: NDArray[np.float64] = (landmarks + 0.5 - size / 2) * scale + fitted / 2 - 0.5
+    return moved.astype(np.float32)
+
+
+def image_sizes(table: FaceTable) -> NDArray[np.int64]:
+    """Return the height and width of each image, turned upright, from its header, int64 (N, 2).
+
+    Raises:
+        DataError: an image can't be read.
+    """
+    with ThreadPool(_THREADS) as pool:
+        sizes = pool.map(lambda file: _upright_size(table.root / file), table.files)
+    return np.array(sizes, dtype=np.int64).reshape(-1, 2)
+
+
+def check_image(path: Path, size: tuple[int, int] | None) -> str | None:
+    """Return what is wrong with an image file, or ``None``; ``size`` is that of `read_image`.
 
     A JPEG with the right header and an end marker is taken as whole without decoding it; others are decoded.
     """
@@ -62,12 +109,13 @@ def check_image(path: Path, size: tuple[int, int]) -> str | None:
     return None
 
 
-def check_images(table: FaceTable, on_bad_image: Literal["error", "skip"]) -> FaceTable:
+def check_images(table: FaceTable, on_bad_image: Literal["error", "skip"], any_size: bool = False) -> FaceTable:
     """Check every image file of a table.
 
     Args:
         table: the rows to check; it is not changed.
         on_bad_image: ``error`` to refuse a table with bad images, ``skip`` to leave their rows out.
+        any_size: whether images may be of another size than the table's.
 
     Returns:
         A table of the rows whose image is good, with notes on the rows left out and on images without a row.
@@ -75,8 +123,9 @@ def check_images(table: FaceTable, on_bad_image: Literal["error", "skip"]) -> Fa
     Raises:
         DataError: there are bad images and ``on_bad_image`` is ``error``, or no image is good. It lists the first ten.
     """
+    size = None if any_size else table.image_size
     with ThreadPool(_THREADS) as pool:
-        problems = pool.map(lambda file: check_image(table.root / file, table.image_size), table.files)
+        problems = pool.map(lambda file: check_image(table.root / file, size), table.files)
     bad = [(file, problem) for file, problem in zip(table.files, problems, strict=True) if problem is not None]
     notes = list(table.notes)
     folders = {posixpath.dirname(file) for file in table.files}
@@ -99,15 +148,15 @@ def check_images(table: FaceTable, on_bad_image: Literal["error", "skip"]) -> Fa
 
 
 @contextmanager
-def _opened(path: Path, size: tuple[int, int]) -> Iterator[tuple[Image.Image, BinaryIO]]:
+def _opened(path: Path, size: tuple[int, int] | None) -> Iterator[tuple[Image.Image, BinaryIO]]:
     """Open an image, undecoded; turn whatever goes wrong, then or while it is used, into a `_BadImage`."""
-    height, width = size
     try:
         with path.open("rb") as file, Image.open(file) as image:
-            if image.size != (width, height):
+            if size is not None and image.size != size[::-1]:
                 raise _BadImage(
-                    f"expected {width} x {height} pixels, found {image.width} x {image.height}; labels and landmarks "
-                    "belong to the official frame: use the data set's aligned images, neither cropped nor resized"
+                    f"expected {size[1]} x {size[0]} pixels, found {image.width} x {image.height}; labels and "
+                    "landmarks belong to the official frame: use the data set's aligned images, neither cropped nor "
+                    "resized"
                 )
             if image.mode not in _MODES:
                 raise _BadImage(f"expected 8 bits per channel, found PIL mode {image.mode}; save it as an 8-bit image")
@@ -120,6 +169,15 @@ def _opened(path: Path, size: tuple[int, int]) -> Iterator[tuple[Image.Image, Bi
     # SyntaxError is what PIL raises for broken PNG chunks.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise _BadImage(f"the image can't be decoded ({error}); fetch it again") from error
+
+
+def _upright_size(path: Path) -> tuple[int, int]:
+    try:
+        with _opened(path, None) as (image, _):
+            lies = image.getexif().get(ExifTags.Base.Orientation) in _LYING
+            return image.size if lies else (image.height, image.width)
+    except _BadImage as problem:
+        raise DataError(f"{path}: {problem}") from problem
 
 
 def _tail(file: BinaryIO) -> bytes:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +9,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from faceattr_lightning.attributes import CELEBA_ATTRIBUTES
-from faceattr_lightning.data.annotations import check_distinct, find_file, not_found, read_landmarks
+from faceattr_lightning.attributes import CELEBA_ATTRIBUTES, canonical_attribute
+from faceattr_lightning.data.annotations import check_distinct, choose_landmarks, find_file, not_found
 from faceattr_lightning.data.images import check_images
 from faceattr_lightning.data.module import FaceDataModule
+from faceattr_lightning.data.splits import check_fractions, draw_split
 from faceattr_lightning.data.table import FaceTable, Split, safe_relative_path
-from faceattr_lightning.errors import ConfigError, DataError
+from faceattr_lightning.errors import DataError
 
 IMAGE_SIZE = (250, 250)
 """(height, width) of LFW's images."""
@@ -28,7 +26,11 @@ _IMAGE_FOLDERS = ("lfw", "lfw-deepfunneled/lfw-deepfunneled", "lfw-deepfunneled"
 
 
 def read_lfwa(
-    root: Path, attributes: Literal[40, 73] = 40, validation_fraction: float = 0.1, seed: int = 0
+    root: Path,
+    attributes: Literal[40, 73] = 40,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+    landmark_file: str | None = None,
 ) -> FaceTable:
     """Read LFWA's annotations from MATLAB files of version 5 or 7.3 (HDF5).
 
@@ -40,14 +42,13 @@ def read_lfwa(
         attributes: which of the two label files to read.
         validation_fraction: about which part of the training images to validate on, in [0, 1).
         seed: of the draw of people for validation; the same names and seed always give the same split.
+        landmark_file: see `FaceDataModule`.
 
     Raises:
         ConfigError: ``validation_fraction`` is out of range.
         DataError: a file is missing, malformed or contradicts another.
     """
-    if not 0 <= validation_fraction < 1:
-        problem = f"data.validation_fraction: expected a number from 0 to below 1, found {validation_fraction}."
-        raise ConfigError([problem])
+    check_fractions(validation_fraction)
     notes: list[str] = []
     label_path = _require(root, f"lfw_att_{attributes}.mat")
     index_path = _require(root, "indices_train_test.mat")
@@ -57,14 +58,9 @@ def read_lfwa(
     people = [file.split("/")[-2] for file in files]
     image_root = _image_root(root, files)
     train = np.flatnonzero(split == Split.TRAIN)
-    drawn = _draw_people([people[row] for row in train], validation_fraction, seed)
-    split[[row for row in train if people[row] in drawn]] = Split.VALIDATION
+    split[train] = draw_split([people[row] for row in train], validation_fraction, seed)
 
-    landmark_path = find_file([root / "list_landmarks_lfwa.txt"], notes)
-    if landmark_path is None:
-        landmarks = np.empty((len(files), 0, 2), dtype=np.float32)
-    else:
-        landmarks = read_landmarks(landmark_path, files, IMAGE_SIZE, notes)
+    own = find_file([root / "list_landmarks_lfwa.txt"], notes)
     return FaceTable(
         name="lfwa",
         root=image_root,
@@ -73,7 +69,7 @@ def read_lfwa(
         attributes=labels,
         split=split,
         image_size=IMAGE_SIZE,
-        landmarks=landmarks,
+        landmarks=choose_landmarks(landmark_file, own, files, IMAGE_SIZE, notes),
         identity=np.unique(people, return_inverse=True)[1].astype(np.int64),
         notes=notes,
     )
@@ -97,18 +93,20 @@ def _image_root(root: Path, files: Sequence[str]) -> Path:
 def _read_label_file(path: Path, n_attributes: int) -> tuple[list[str], tuple[str, ...], NDArray[np.int8]]:
     """Return the image names, the attribute names and int8 (N, A): 1 present, 0 absent, -1 not labelled."""
     content = _read_mat(path, strings=("AttrName", "name"), numbers=("label",))
-    names = tuple(content["AttrName"])
+    names = tuple(map(canonical_attribute, content["AttrName"]))
     if len(set(names)) != n_attributes or len(names) != n_attributes:
-        found = ", ".join(names)[:1000]
-        raise DataError(f"{path}: expected {n_attributes} different names in AttrName, found {len(names)}: {found}.")
+        found = ", ".join(content["AttrName"])[:1000]
+        raise DataError(
+            f"{path}: expected {n_attributes} different names in AttrName, found {len(names)}: {found}. "
+            "Names that differ in case, spaces and punctuation alone, or in a known other spelling, are the same."
+        )
     if n_attributes == len(CELEBA_ATTRIBUTES):
         for name, official in zip(names, CELEBA_ATTRIBUTES, strict=True):
-            if _folded(name) != _folded(official):
+            if name != official:
                 raise DataError(
                     f"{path}: expected {official!r} in AttrName, found {name!r}. "
                     "The forty names must be CelebA's, in its order. Fetch the file again."
                 )
-        names = CELEBA_ATTRIBUTES
 
     def where(row: int) -> str:
         return f"{path}, row {row + 1}"
@@ -163,29 +161,6 @@ def _read_index_file(path: Path, n_rows: int) -> NDArray[np.int8]:
             f"first row {left[0] + 1}. Add each to one of them."
         )
     return split
-
-
-def _draw_people(people: Sequence[str], fraction: float, seed: int) -> set[str]:
-    """Draw people whose images are about ``fraction`` of all; ``people`` names the person of each image.
-
-    The order of the draw is that of hashes, so it depends on no random generator and on no order of rows.
-    """
-    images = Counter(people)
-    wanted = fraction * len(people)
-    drawn: set[str] = set()
-    n_drawn = 0
-    for person in sorted(images, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest()):
-        # Taken if that brings the number nearer to what is wanted; so someone with 500 images can't overshoot by far.
-        if images[person] < 2 * (wanted - n_drawn):
-            drawn.add(person)
-            n_drawn += images[person]
-    if not drawn and wanted and len(images) > 1:
-        drawn.add(min(images, key=lambda name: (images[name], name)))
-    return drawn
-
-
-def _folded(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.casefold())
 
 
 def _read_mat(path: Path, strings: Sequence[str], numbers: Sequence[str]) -> dict[str, Any]:
@@ -276,7 +251,9 @@ class LFWA(FaceDataModule):
         on_bad_image: Literal["error", "skip"] = "error",
         augmentation: dict[str, float] | None = None,
         seed: int = 0,
+        landmark_file: str | None = None,
     ) -> None:
+        check_fractions(validation_fraction)
         super().__init__(
             root,
             image_size,
@@ -288,9 +265,10 @@ class LFWA(FaceDataModule):
             on_bad_image,
             augmentation,
             seed,
+            landmark_file,
         )
         self.label_set, self.validation_fraction = label_set, validation_fraction
 
     def read_table(self) -> FaceTable:
-        table = read_lfwa(self.data_root(), self.label_set, self.validation_fraction, self.seed)
+        table = read_lfwa(self.data_root(), self.label_set, self.validation_fraction, self.seed, self.landmark_file)
         return check_images(table, self.on_bad_image)

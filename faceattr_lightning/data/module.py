@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from faceattr_lightning.attributes import resolve_attributes
+from faceattr_lightning.data.annotations import check_landmark_file
 from faceattr_lightning.data.augment import Augmentation, augment
 from faceattr_lightning.data.batch import Batch
 from faceattr_lightning.data.dataset import CroppedSource, FaceDataset, FaceSource, FileStore, ImageStore
-from faceattr_lightning.data.order import EpochOrder
+from faceattr_lightning.data.order import EpochOrder, Mix
 from faceattr_lightning.data.preprocessing import Preprocessing, check_crop
 from faceattr_lightning.data.table import FaceTable, Split
 from faceattr_lightning.errors import ConfigError, DataError
@@ -95,6 +96,11 @@ class FaceDataModule(LightningDataModule, ABC):
         """Return where the images of ``table`` are read from."""
         return FileStore(table)
 
+    def find_data(self) -> None:
+        """Raise a DataError if the folder or the landmark file is not there; cheap, for checks before the work."""
+        self.data_root()
+        check_landmark_file(self.landmark_file)
+
     def data_root(self) -> Path:
         """Return the data set's folder.
 
@@ -156,12 +162,32 @@ class FaceDataModule(LightningDataModule, ABC):
             template=self._template(),
         )
 
-    def training_prevalence(self) -> Tensor:
-        """Return the share of positives among the labelled training images, float32 (A,), NaN without a label."""
-        labels = self.table.attributes[self.train_rows()]
+    def training_prevalence(self, database: int | None = None) -> Tensor:
+        """Return the share of positives among the labelled training images, float32 (A,), NaN without a label.
+
+        Args:
+            database: of the images of this one of `FaceTable.databases`; ``None`` of all.
+        """
+        rows = self.train_rows()
+        if database is not None:
+            rows = rows[self.table.database[rows] == database]
+        labels = self.table.attributes[rows]
         labelled = (labels >= 0).sum(axis=0)
         with np.errstate(invalid="ignore"):
             return torch.from_numpy(((labels == 1).sum(axis=0) / labelled).astype(np.float32))
+
+    def labelled_attributes(self) -> list[list[bool]]:
+        """Return for each of `FaceTable.databases` and each attribute whether a training image carries its label."""
+        rows = self.train_rows()
+        labelled, database = self.table.attributes[rows] >= 0, self.table.database[rows]
+        return [labelled[database == index].any(axis=0).tolist() for index in range(len(self.table.databases))]
+
+    def training_age_groups(self) -> Tensor:
+        """Return the share of each age group among the labelled training images, float32 (G,), NaN without a label."""
+        labels = self.table.age_group[self.train_rows()]
+        counts = np.bincount(labels[labels >= 0], minlength=len(self.table.age_groups))
+        with np.errstate(invalid="ignore"):
+            return torch.from_numpy((counts / counts.sum()).astype(np.float32))
 
     def train_rows(self) -> NDArray[np.int64]:
         """Return the table's rows to train on, int64 (n,): the training split, or `train_fraction` of it."""
@@ -171,6 +197,14 @@ class FaceDataModule(LightningDataModule, ABC):
         kept = max(1, round(self.train_fraction * len(rows)))
         order = np.random.Generator(np.random.Philox(key=[self.seed, 0x7261696E])).permutation(len(rows))
         return np.sort(rows[order[:kept]])
+
+    def mix(self, rows: NDArray[np.int64]) -> Mix | None:
+        """Return how much of an epoch each part of the training split gets; ``None`` for every row once.
+
+        Args:
+            rows: int64 (n,), the table's rows to train on.
+        """
+        return None
 
     def dataset(self, split: Split) -> FaceDataset:
         """Return a split; only the training split is augmented."""
@@ -184,13 +218,13 @@ class FaceDataModule(LightningDataModule, ABC):
         # Normalisation is the network's; the data set's own part of the preprocessing is geometry alone.
         return CroppedSource(self.table, self._store, self.preprocessing(mean=(), std=()))
 
-    def source_images(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return the crops of the table's ``rows`` at the source's resolution, uint8 (n, h, w, 3), for people to
+    def source_images(self, rows: NDArray[np.int64]) -> Sequence[NDArray[np.uint8]]:
+        """Return the crops of the table's ``rows`` at the source's resolution, uint8 (h, w, 3) each, for people to
         look at.
         """
         assert self._store is not None
         left, top, right, bottom = self.crop
-        return self._store.read(rows)[:, top:bottom, left:right]
+        return list(self._store.read(rows)[:, top:bottom, left:right])
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self._loader(Split.TRAIN)
@@ -211,6 +245,7 @@ class FaceDataModule(LightningDataModule, ABC):
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
             split=split.name.lower(),
+            mix=self.mix(dataset.rows) if split is Split.TRAIN else None,
         )
         order.set_epoch(self.first_epoch)
         gpu = torch.cuda.is_available()

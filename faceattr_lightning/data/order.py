@@ -17,6 +17,19 @@ from faceattr_lightning.errors import ConfigError
 
 
 @dataclass(frozen=True)
+class Mix:
+    """How much of an epoch each part of a split gets, whatever its size.
+
+    Attributes:
+        part: int64 (n,), the part that each row of the split belongs to.
+        shares: float64 (P,), of each part; of sum 1, 0 for a part without rows.
+    """
+
+    part: NDArray[np.int64]
+    shares: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class BatchRequest:
     """What a data set is asked for: a whole batch at once.
 
@@ -47,6 +60,9 @@ class EpochOrder(Sampler[BatchRequest]):
         rank: of this process, 0 <= rank < world_size.
         world_size: number of processes.
         split: named in an error.
+        mix: of a training split's parts; ``None`` takes every row once an epoch. An epoch has `count` samples all the
+            same: rows of a part that gets more than its size come again after all of them came, of a part that gets
+            less some are left out, others each epoch.
 
     Raises:
         ConfigError: the split has too few rows for one step.
@@ -61,9 +77,11 @@ class EpochOrder(Sampler[BatchRequest]):
         rank: int = 0,
         world_size: int = 1,
         split: str = "split",
+        mix: Mix | None = None,
     ) -> None:
         self.count, self.batch_size, self.seed, self.training = count, batch_size, seed, training
         self.rank, self.world_size = rank, world_size
+        self.mix = mix
         self.epoch = 0
         needed = batch_size * world_size if training else world_size
         if count < needed:
@@ -88,14 +106,24 @@ class EpochOrder(Sampler[BatchRequest]):
 
     def __iter__(self) -> Iterator[BatchRequest]:
         if self.training:
-            generator = np.random.Generator(np.random.Philox(key=[self.seed, self.epoch]))
-            order = generator.permutation(self.count).astype(np.int64)
+            order = self._shuffled(np.random.Generator(np.random.Philox(key=[self.seed, self.epoch])))
         else:
             order = np.arange(self.count, dtype=np.int64)
         for step in range(len(self)):
             start, stop = self._bounds(step)
             positions = np.arange(start, stop, dtype=np.int64)
             yield BatchRequest(order[positions], positions, self.epoch)
+
+    def _shuffled(self, generator: np.random.Generator) -> NDArray[np.int64]:
+        if self.mix is None:
+            return generator.permutation(self.count).astype(np.int64)
+        ends = np.rint(np.cumsum(self.mix.shares) * self.count).astype(np.int64)
+        drawn = []
+        for part, quota in enumerate(np.diff(ends, prepend=0)):
+            members = np.flatnonzero(self.mix.part == part)
+            rounds = -(-int(quota) // max(1, len(members)))
+            drawn += [np.concatenate([generator.permutation(members) for _ in range(rounds)])[:quota]] if rounds else []
+        return generator.permutation(np.concatenate(drawn)).astype(np.int64)
 
     def _bounds(self, step: int) -> tuple[int, int]:
         part = step * self.world_size + self.rank

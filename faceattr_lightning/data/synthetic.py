@@ -82,6 +82,9 @@ class Synthetic(FaceDataModule):
                 [f"data.train_size, data.validation_size, data.test_size: each must be at least 1, found {self.sizes}."]
             )
 
+    def find_data(self) -> None:
+        """Nothing has to be there: the faces are drawn."""
+
     def prepare_data(self) -> None:
         """Draw the faces, unless the cache has them. Lightning calls it in one process per machine."""
         folder = self._cache_folder()

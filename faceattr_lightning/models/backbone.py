@@ -7,9 +7,9 @@ import functools
 import importlib
 import importlib.util
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -52,7 +52,9 @@ class Backbone(nn.Module):
         # Convolutions run 1.2 to 2 times as fast in this memory format, on CPUs and on GPUs with tensor cores.
         self.body: Any = body.to(memory_format=torch.channels_last)
         self.channels = int(body.num_features)
+        self.image_size = image_size
         self._leave_out_the_head(image_size)
+        self._stand_in: tuple[str, str] | None = None
         # Not persistent: they follow from the preprocessing, which the checkpoint holds once.
         self.register_buffer("pixel_mean", 255 * torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", 255 * torch.tensor(std).view(1, -1, 1, 1), persistent=False)
@@ -66,9 +68,90 @@ class Backbone(nn.Module):
         Returns:
             float (B, `channels`, h, w).
         """
-        normalised = (image.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
-        features: Tensor = self.body.forward_features(normalised)
+        features: Tensor = self.body.forward_features(self._normalised(image))
         return features
+
+    def scales(self, image: Tensor) -> list[Tensor]:
+        """Return the feature maps of the last three scales, of `scale_channels`; the last one is `forward`'s.
+
+        Args:
+            image: as of `forward`.
+        """
+        last, scales = self.body.forward_intermediates(self._normalised(image), indices=3)
+        return [*scales[:-1], last]
+
+    def scale_channels(self) -> list[int]:
+        """Return the channels of `scales`.
+
+        Raises:
+            ConfigError: timm does not give this network's feature maps at three scales.
+        """
+        probe = copy.deepcopy(self).to("meta").eval()
+        try:
+            scales = probe.scales(torch.zeros(1, 3, self.image_size, self.image_size, device="meta"))
+        except (AssertionError, AttributeError, RuntimeError, TypeError) as error:
+            raise _no_stages(self.name) from error
+        if len(scales) < 3 or any(scale.ndim != 4 for scale in scales):
+            raise _no_stages(self.name)
+        return [int(scale.shape[1]) for scale in scales]
+
+    def replace_last_block(self, make: Callable[[nn.Module, int, int], LastBlock]) -> None:
+        """Put something else in the place of the last block of the last stage; weights are still loaded into it.
+
+        Args:
+            make: from the block and its channels in and out to what stands in for it.
+
+        Raises:
+            ConfigError: the network has no stages of blocks.
+        """
+        _, path = self._last_block()
+        channels: list[int] = []
+        probe = copy.deepcopy(self.body).to("meta").eval()
+        probe.get_submodule(path).register_forward_hook(
+            lambda block, inputs, output: channels.extend((inputs[0].shape[1], output.shape[1]))
+        )
+        probe.forward_features(torch.zeros(1, 3, self.image_size, self.image_size, device="meta"))
+        if len(channels) != 2:
+            raise _no_stages(self.name)
+        self.body.set_submodule(path, make(self.body.get_submodule(path), *channels))
+        self._stand_in = (f"{path}.", f"{path}.blocks.")
+
+    def last_stage_parameters(self) -> int:
+        """Return how many parameters the last stage has, as timm made it."""
+        stage, _ = self._last_block()
+        held = {name: tensors[0] for name, tensors in self.tensors().items() if name.startswith(f"{stage}.")}
+        return sum(tensor.numel() for tensor in held.values() if isinstance(tensor, nn.Parameter))
+
+    def tensors(self) -> dict[str, list[Tensor]]:
+        """Return the parameters and buffers that timm's network has, by timm's names; several where a block that was
+        replaced is there more than once.
+        """
+        held: dict[str, list[Tensor]] = {}
+        before, now = self._stand_in or (None, "")
+        for name, tensor in self.body.state_dict(keep_vars=True).items():
+            if before and name.startswith(now):
+                held.setdefault(before + name.removeprefix(now).partition(".")[2], []).append(tensor)
+            elif not before or not name.startswith(before):
+                held[name] = [tensor]
+        return held
+
+    def _normalised(self, image: Tensor) -> Tensor:
+        return (image.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+
+    def _last_block(self) -> tuple[str, str]:
+        """Return the paths of the last stage and of its last block, which has weights."""
+        stages = list(self.body.feature_info)
+        for stage in reversed([stage for stage in stages if stage["reduction"] == stages[-1]["reduction"]]):
+            block = self.body.get_submodule(stage["module"])
+            # A stage is a sequence of blocks, has one as `blocks`, or has its blocks as children.
+            children = list(getattr(block, "blocks", block).children())
+            while children:
+                block = children[-1]
+                children = list(block.children()) if isinstance(block, nn.Sequential) else []
+            if block is not self.body.get_submodule(stage["module"]) and any(True for _ in block.parameters()):
+                paths: dict[nn.Module, str] = {module: path for path, module in self.body.named_modules()}
+                return stage["module"], paths[block]
+        raise _no_stages(self.name)
 
     def _leave_out_the_head(self, image_size: int) -> None:
         """Freeze what the feature map does not depend on, for which DDP would wait; refuse a network without a map."""
@@ -83,6 +166,18 @@ class Backbone(nn.Module):
         features.sum().backward()
         for used, parameter in zip(probe.parameters(), self.body.parameters(), strict=True):
             parameter.requires_grad_(used.grad is not None)
+
+
+class LastBlock(nn.Module):
+    """What may stand in for a backbone's last block.
+
+    Args:
+        blocks: the block, or copies of it, which take its weights.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
 
 
 def check_backbone(name: str, pretrained: bool | str = False) -> None:
@@ -119,14 +214,23 @@ def check_backbone(name: str, pretrained: bool | str = False) -> None:
 
 
 @functools.cache
-def check_feature_map(name: str, image_size: int) -> None:
-    """Check without memory for weights that a `Backbone` can be made of a timm model.
+def check_feature_map(name: str, image_size: int, needs: Literal["map", "scales", "blocks"] = "map") -> None:
+    """Check without memory for weights that a `Backbone` can be made of a timm model, and has what a network needs.
+
+    Args:
+        name: of the timm model.
+        image_size: height and width of its images in pixels.
+        needs: ``scales`` for `Backbone.scales`, ``blocks`` for `Backbone.replace_last_block`.
 
     Raises:
-        ConfigError: it can't.
+        ConfigError: it can't, or has not.
     """
     with torch.device("meta"):
-        Backbone(name, (0.5,) * 3, (0.5,) * 3, image_size)
+        backbone = Backbone(name, (0.5,) * 3, (0.5,) * 3, image_size)
+        if needs == "scales":
+            backbone.scale_channels()
+        elif needs == "blocks":
+            backbone.last_stage_parameters()
 
 
 def _no_feature_map(name: str, image_size: int) -> ConfigError:
@@ -134,6 +238,15 @@ def _no_feature_map(name: str, image_size: int) -> ConfigError:
         [
             f"backbone.name: '{name}' does not end in a (B, C, h, w) feature map for images of {image_size} pixels; "
             "choose a CNN, or a larger data.image_size."
+        ]
+    )
+
+
+def _no_stages(name: str) -> ConfigError:
+    return ConfigError(
+        [
+            f"backbone.name: '{name}' has no stages of blocks with feature maps at three scales, which this model "
+            "needs; choose a CNN such as resnet50, tf_efficientnet_lite0 or convnext_atto."
         ]
     )
 
@@ -167,12 +280,17 @@ def load_pretrained(backbone: Backbone, pretrained: bool | str) -> None:
     else:
         path = _packaged_file(backbone.name) if pretrained == "packaged" else Path(pretrained).expanduser()
         source, state = str(path), _file_state(path)
-    matched = match_weights(state, backbone.body.state_dict(), source)
-    backbone.body.load_state_dict(matched, strict=False)
+    held = backbone.tensors()
+    wanted = {name: tensors[0] for name, tensors in held.items()}
+    matched = match_weights(state, wanted, source)
+    with torch.no_grad():
+        for name, tensor in matched.items():
+            for copied in held[name]:
+                copied.copy_(tensor)
     log.info(
         "Loaded %d of %d tensors of %s from %s",
         len(matched),
-        len(_weights(backbone.body.state_dict())),
+        len(_weights(wanted)),
         backbone.name,
         source,
     )

@@ -7,29 +7,34 @@ from typing import Any
 from torch import Tensor, nn
 
 from faceattr_lightning.models.backbone import Backbone
+from faceattr_lightning.models.heads import pooled_head
 from faceattr_lightning.models.module import AttributeModule
 from faceattr_lightning.models.output import Output
 
 
 class BaselineNetwork(nn.Module):
-    """Backbone, global average pooling, dropout, one linear layer.
+    """Backbone, global average pooling, dropout, one linear layer; another one for age groups.
 
     Args:
         backbone: any.
         attributes: number of attributes A.
+        age_groups: number of age groups G; 0 leaves their head out.
         dropout: probability in [0, 1).
     """
 
-    def __init__(self, backbone: Backbone, attributes: int, dropout: float = 0.0) -> None:
+    def __init__(self, backbone: Backbone, attributes: int, age_groups: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(backbone.channels, attributes)
-        )
+        self.head = pooled_head(backbone.channels, attributes, dropout)
+        self.age_head = pooled_head(backbone.channels, age_groups, dropout) if age_groups else None
 
     def forward(self, image: Tensor) -> Output:
-        """Return ``logits`` float (B, A) for images (B, 3, H, W) in the range 0 to 255."""
-        return {"logits": self.head(self.backbone(image))}
+        """Return ``logits`` float (B, A) for images (B, 3, H, W) in the range 0 to 255; see `Output`."""
+        features = self.backbone(image)
+        output: Output = {"logits": self.head(features)}
+        if self.age_head is not None:
+            output["age_group"] = self.age_head(features)
+        return output
 
 
 class Baseline(AttributeModule):
@@ -49,8 +54,13 @@ class Baseline(AttributeModule):
         calibration: dict[str, Any] | None = None,
         optimizer: dict[str, Any] | None = None,
         schedule: dict[str, Any] | None = None,
+        age_groups: list[str] | None = None,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(attribute_names, preprocessing, groups, weighting, calibration, optimizer, schedule)
+        super().__init__(
+            attribute_names, preprocessing, groups, weighting, calibration, optimizer, schedule, age_groups
+        )
         self.save_hyperparameters(logger=False)
-        self.network = BaselineNetwork(self.make_backbone(backbone), len(attribute_names), dropout)
+        self.network = BaselineNetwork(
+            self.make_backbone(backbone), len(attribute_names), len(self.age_groups), dropout
+        )

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from faceattr_lightning.data.batch import Batch
-from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.models.backbone import Backbone
+from faceattr_lightning.models.heads import InAttributeOrder, hidden_layer, pooled_head
 from faceattr_lightning.models.losses import landmark_smooth_l1
 from faceattr_lightning.models.module import AttributeModule
 from faceattr_lightning.models.output import Output
@@ -46,13 +46,6 @@ class SpatialPyramidPooling(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return float (B, C * `bins`) for float (B, C, h, w)."""
         return torch.cat([functional.adaptive_max_pool2d(features, level).flatten(1) for level in self.levels], dim=1)
-
-
-def hidden_layer(inputs: int, outputs: int) -> list[nn.Module]:
-    """Return a fully connected layer, normalised over the batch, without which the trunk behind three of them learns
-    late: its gradient shrinks at each. Ours.
-    """
-    return [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)]
 
 
 def pyramid_branch(channels: int, outputs: int, hidden: int, reduced: int, dropout: float) -> nn.Sequential:
@@ -82,23 +75,23 @@ class DMMCNNNetwork(nn.Module):
 
     Args:
         backbone: the trunk (the reading of the paper: ResNet-50 through its last stage).
-        columns: for the groups ``objective`` and ``subjective``, the columns of the logits that it predicts; together
-            each column once.
+        columns: for each group, such as ``objective`` and ``subjective``, the columns of the logits that it predicts;
+            together each column once.
         mean_shape: (L, 2) mean landmark positions as fractions of the crop, from which the landmark head starts; empty
             leaves the head out.
+        age_groups: number of age groups G, predicted from the trunk by one linear layer; 0 leaves it out.
         pyramid: which branches pool into a spatial pyramid.
         hidden: width of the fully connected layers.
         pyramid_channels: width of the 1x1 convolution before the pyramid.
         dropout: probability in [0, 1), before the logits.
     """
 
-    position: Tensor
-
     def __init__(
         self,
         backbone: Backbone,
         columns: dict[str, list[int]],
         mean_shape: Sequence[Sequence[float]] = (),
+        age_groups: int = 0,
         pyramid: Pyramid = "objective",
         hidden: int = 1024,
         pyramid_channels: int = 256,
@@ -106,19 +99,16 @@ class DMMCNNNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.branches = nn.ModuleDict()
-        for group, members in columns.items():
-            if pyramid in (group, "both"):
-                self.branches[group] = pyramid_branch(
-                    backbone.channels, len(members), hidden, pyramid_channels, dropout
-                )
-            else:
-                self.branches[group] = pooled_branch(backbone.channels, len(members), hidden, dropout)
+        self.branches = nn.ModuleList(
+            pyramid_branch(backbone.channels, len(members), hidden, pyramid_channels, dropout)
+            if pyramid in (group, "both")
+            else pooled_branch(backbone.channels, len(members), hidden, dropout)
+            for group, members in columns.items()
+        )
         # As the trunk's: DDP wants gradients in the same order in memory as weights.
         self.branches.to(memory_format=torch.channels_last)
-        order = torch.tensor([column for members in columns.values() for column in members])
-        # The branches' outputs stand group after group; this brings them back to the attributes' order.
-        self.register_buffer("position", order.argsort(), persistent=False)
+        self.order = InAttributeOrder(list(columns.values()))
+        self.age_head = pooled_head(backbone.channels, age_groups) if age_groups else None
         self.landmark_head: nn.Sequential | None = None
         if len(mean_shape):
             regression = nn.Linear(backbone.channels, 2 * len(mean_shape))
@@ -130,10 +120,13 @@ class DMMCNNNetwork(nn.Module):
             )
 
     def forward(self, image: Tensor) -> Output:
-        """Return ``logits`` float (B, A) and ``landmarks`` float (B, L, 2) for images (B, 3, H, W) of 0 to 255."""
+        """Return ``logits`` float (B, A), ``landmarks`` float (B, L, 2) and, where there are age groups, theirs for
+        images (B, 3, H, W) of 0 to 255.
+        """
         features = self.backbone(image)
-        logits = torch.cat([branch(features) for branch in self.branches.values()], dim=1)[:, self.position]
-        output: Output = {"logits": logits}
+        output: Output = {"logits": self.order([branch(features) for branch in self.branches])}
+        if self.age_head is not None:
+            output["age_group"] = self.age_head(features)
         if self.landmark_head is not None:
             output["landmarks"] = self.landmark_head(features)
         return output
@@ -146,14 +139,12 @@ class DMMCNN(AttributeModule):
     weighting and calibration; the defaults here are none.
 
     Args:
-        groups: must be the two groups ``objective`` and ``subjective`` (one alone is allowed).
+        groups: ``objective`` and ``subjective`` in the paper; a group of another name gets a branch like the subjective
+            one's, unless ``pyramid`` says both.
         landmarks: number of landmarks L that the data has; 0 for none.
         landmark_weight: w_landmark. Ours.
         landmark_beta: where the smooth L1 loss turns linear, as a fraction of the crop. Ours.
         pyramid: see `DMMCNNNetwork`, like ``hidden``, ``pyramid_channels`` and ``dropout``.
-
-    Raises:
-        ConfigError: a group of another name.
     """
 
     def __init__(
@@ -166,6 +157,7 @@ class DMMCNN(AttributeModule):
         calibration: dict[str, Any] | None = None,
         optimizer: dict[str, Any] | None = None,
         schedule: dict[str, Any] | None = None,
+        age_groups: list[str] | None = None,
         landmarks: int = 5,
         landmark_weight: float = 100.0,
         landmark_beta: float = 0.05,
@@ -174,21 +166,17 @@ class DMMCNN(AttributeModule):
         pyramid_channels: int = 256,
         dropout: float = 0.2,
     ) -> None:
-        super().__init__(attribute_names, preprocessing, groups, weighting, calibration, optimizer, schedule)
+        super().__init__(
+            attribute_names, preprocessing, groups, weighting, calibration, optimizer, schedule, age_groups
+        )
         self.save_hyperparameters(logger=False)
-        unknown = sorted(set(self.groups) - {"objective", "subjective"})
-        if unknown:
-            raise ConfigError(
-                [f"model.groups: dmm_cnn has the groups objective and subjective, not '{name}'." for name in unknown]
-            )
         self.landmark_weight, self.landmark_beta = landmark_weight, landmark_beta
-        columns = {group: [attribute_names.index(name) for name in members] for group, members in self.groups.items()}
-        # Without a template (no image has landmarks) the centre of the crop is the best guess.
         mean_shape = self.preprocessing.template or ((0.5, 0.5),) * landmarks
         self.network = DMMCNNNetwork(
             self.make_backbone(backbone),
-            columns,
+            self.columns,
             mean_shape if landmarks else (),
+            len(self.age_groups),
             pyramid,
             hidden,
             pyramid_channels,

@@ -7,21 +7,59 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def attribute_bce(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return each attribute's binary cross-entropy, averaged over the samples that carry its label.
+def summed_over_ranks(values: Tensor) -> Tensor:
+    """Return the sum of a tensor over the ranks of the job; every rank has to call it."""
+    if torch.distributed.is_initialized():
+        values = values.clone()
+        torch.distributed.all_reduce(values)
+    return values
 
-    The batch is one rank's: DDP then averages ranks, which weigh alike however many labels of theirs are missing.
+
+def labelled_count(labelled: Tensor) -> Tensor:
+    """Return how many samples of a step carry each label, per rank on average.
+
+    A rank's sum of losses over this count, averaged over ranks as DDP does, is the mean over the step's labelled
+    samples, however they are spread over the ranks. Every rank has to call it.
+
+    Args:
+        labelled: bool (B, ...), this rank's.
+
+    Returns:
+        float (...), 1 where no rank has a label.
+    """
+    ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    count = summed_over_ranks(labelled.sum(dim=0).float()) / ranks
+    return torch.where(count > 0, count, 1.0)
+
+
+def attribute_bce(logits: Tensor, labels: Tensor, count: Tensor | None = None) -> Tensor:
+    """Return each attribute's binary cross-entropy, averaged over the samples that carry its label.
 
     Args:
         logits: float (B, A).
         labels: (B, A) in {0, 1, -1}; -1 is left out.
+        count: float (A,), what the sum is divided by, as of `labelled_count`; ``None`` takes this batch's own.
 
     Returns:
         float (A,), in nats; 0 for an attribute without a label, which then has no gradient either.
     """
     labelled = labels >= 0
     losses = functional.binary_cross_entropy_with_logits(logits, labels.clamp(min=0).to(logits.dtype), reduction="none")
-    return (losses * labelled).sum(dim=0) / labelled.sum(dim=0).clamp(min=1)
+    return (losses * labelled).sum(dim=0) / (labelled.sum(dim=0).clamp(min=1) if count is None else count)
+
+
+def age_group_loss(logits: Tensor, age_group: Tensor) -> Tensor:
+    """Return the cross-entropy over the age groups, averaged over the step's samples that carry one.
+
+    Args:
+        logits: float (B, G).
+        age_group: int64 (B,), -1 where not labelled.
+
+    Returns:
+        float scalar, in nats; 0 without a label. Of a rank as `labelled_count` has it.
+    """
+    total = functional.cross_entropy(logits, age_group, ignore_index=-1, reduction="sum")
+    return total / labelled_count(age_group >= 0)
 
 
 def landmark_smooth_l1(predicted: Tensor, target: Tensor, valid: Tensor, beta: float) -> Tensor:
@@ -34,10 +72,10 @@ def landmark_smooth_l1(predicted: Tensor, target: Tensor, valid: Tensor, beta: f
         beta: error, as a fraction of the crop, at which the loss turns from quadratic to linear.
 
     Returns:
-        float scalar; 0 if no landmark is valid.
+        float scalar, of a rank as `labelled_count` has it; 0 if no landmark is valid.
     """
     losses = functional.smooth_l1_loss(predicted, target.to(predicted.dtype), beta=beta, reduction="none").sum(dim=-1)
-    return (losses * valid).sum() / (2 * valid.sum().clamp(min=1))
+    return (losses * valid).sum() / (2 * labelled_count(valid.flatten()))
 
 
 def landmark_error(predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:

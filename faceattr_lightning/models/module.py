@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from lightning import LightningModule
+from lightning import Callback, LightningModule
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -23,11 +23,15 @@ from faceattr_lightning.data.preprocessing import Preprocessing
 from faceattr_lightning.data.table import Split
 from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.instantiate import build
+from faceattr_lightning.metrics.age_groups import age_group_measures
 from faceattr_lightning.metrics.attribute_metrics import attribute_metrics, mean_metrics
 from faceattr_lightning.metrics.predictions import Predictions, PredictionStore
-from faceattr_lightning.models.backbone import Backbone
-from faceattr_lightning.models.losses import attribute_bce, landmark_error
+from faceattr_lightning.models.backbone import Backbone, load_pretrained
+from faceattr_lightning.models.losses import age_group_loss, attribute_bce, labelled_count, landmark_error
 from faceattr_lightning.models.output import Output
+
+if TYPE_CHECKING:
+    from faceattr_lightning.data.module import FaceDataModule
 
 CHECKPOINT_KEY = "faceattr_lightning"
 
@@ -52,13 +56,20 @@ class AttributeModule(LightningModule):
         calibration: node of a `ThresholdCalibrator`; ``None`` keeps 0.5.
         optimizer: node of a torch optimiser.
         schedule: ``name`` one of one_cycle, cosine, constant, and ``warmup`` as a share of all steps in [0, 1).
+        age_groups: G names of age groups, youngest first, if the data has any; they are learned beside the attributes.
 
     Raises:
         ConfigError: groups that do not cover the attributes, or an unknown schedule.
     """
 
+    backbone_needs: ClassVar[Literal["map", "scales", "blocks"]] = "map"
+    """What a backbone must have beside a feature map: maps at three scales, or stages of blocks."""
+
     network: nn.Module
     train_prevalence: Tensor
+    """float32 (A,), share of positives in the training split; NaN where not known."""
+    train_age_groups: Tensor
+    """float32 (G,), share of each age group in the training split; NaN where not known."""
 
     def __init__(
         self,
@@ -69,12 +80,17 @@ class AttributeModule(LightningModule):
         calibration: dict[str, Any] | None,
         optimizer: dict[str, Any] | None,
         schedule: dict[str, Any] | None,
+        age_groups: list[str] | None = None,
     ) -> None:
         super().__init__()
         self.attribute_names = list(attribute_names)
         self.groups = resolve_groups(groups, self.attribute_names)
+        self.columns = {group: [attribute_names.index(name) for name in names] for group, names in self.groups.items()}
+        """The columns of the logits that belong to each group."""
+        self.age_groups = list(age_groups or ())
         self.preprocessing = Preprocessing.from_dict(preprocessing)
-        self.weighting: TaskWeighting = build(weighting or UNIFORM, len(self.attribute_names))
+        group_of = [list(self.groups).index(self.group_of(name)) for name in self.attribute_names]
+        self.weighting: TaskWeighting = build(weighting or UNIFORM, len(self.attribute_names), group_of)
         self.calibrator: ThresholdCalibrator = build(calibration or FIXED, len(self.attribute_names))
         self.optimizer_node = optimizer or ADAMW
         self.schedule: dict[str, Any] = schedule or ONE_CYCLE
@@ -83,6 +99,7 @@ class AttributeModule(LightningModule):
                 [f"model.schedule.name: expected one_cycle, cosine or constant, found '{self.schedule['name']}'."]
             )
         self.register_buffer("train_prevalence", torch.full((len(self.attribute_names),), torch.nan))
+        self.register_buffer("train_age_groups", torch.full((len(self.age_groups),), torch.nan))
         self.predictions = PredictionStore()
         self.run_config: dict[str, Any] = {}
         """The run's whole configuration as plain data; stands in the checkpoint."""
@@ -92,27 +109,59 @@ class AttributeModule(LightningModule):
         preprocessing = self.preprocessing
         return Backbone(backbone["name"], preprocessing.mean, preprocessing.std, preprocessing.image_size)
 
+    def group_of(self, attribute: str) -> str:
+        """Return the group that an attribute is in."""
+        return next(group for group, members in self.groups.items() if attribute in members)
+
     @property
-    def own_callbacks(self) -> list[TaskWeighting | ThresholdCalibrator]:
-        """The submodules that the Trainer must call, in this order."""
+    def own_callbacks(self) -> list[Callback]:
+        """The parts that the Trainer must call, in this order and before any other callback."""
         return [self.weighting, self.calibrator]
+
+    def load_pretrained(self, pretrained: bool | str) -> None:
+        """Load what training starts from; see `faceattr_lightning.models.backbone.load_pretrained`."""
+        backbone: Any = self.network.backbone
+        load_pretrained(backbone, pretrained)
 
     def forward(self, image: Tensor) -> Output:
         """Run the network; see its ``forward``."""
         output: Output = self.network(image)
         return output
 
+    def predict(self, batch: Batch) -> Output:
+        """Run the network on a batch; a subclass overrides it where more than the images goes in."""
+        output: Output = self(batch["image"])
+        return output
+
     def extra_losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         """Return further weighted loss terms by name, scalars; a subclass overrides it."""
         return {}
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        output = self(batch["image"])
-        attribute_losses = attribute_bce(output["logits"], batch["attributes"])
-        terms = {
-            "attributes": (self.weighting.weights * attribute_losses).sum(),
-            **self.extra_losses(output, batch),
-        }
+    def measures(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        """Return further figures of each sample, float (B,), NaN where one is not known; a subclass may add some."""
+        found = {}
+        if "landmarks" in output and output["landmarks"].shape == batch["landmarks"].shape:
+            target, valid = batch["landmarks"], batch["landmarks_valid"]
+            found["landmark_nme"] = landmark_error(output["landmarks"], target, valid)
+            if self.preprocessing.template:
+                mean_shape = target.new_tensor(self.preprocessing.template)
+                found["landmark_nme_of_mean_shape"] = landmark_error(mean_shape.expand_as(target), target, valid)
+        if "age_group" in output:
+            found |= age_group_measures(output["age_group"], batch["age_group"], self.train_age_groups)
+        return found
+
+    def facts(self, datamodule: FaceDataModule) -> dict[str, Any]:
+        """Return what the summary of a report says of the trained network itself; a subclass may add to it."""
+        return {}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        output = self.predict(batch)
+        label_counts = labelled_count(batch["attributes"] >= 0)
+        attribute_losses = attribute_bce(output["logits"], batch["attributes"], label_counts)
+        terms = {"attributes": (self.weighting.weights * attribute_losses).sum()}
+        if "age_group" in output:
+            terms["age_group"] = age_group_loss(output["age_group"], batch["age_group"])
+        terms |= self.extra_losses(output, batch)
         loss = torch.stack(list(terms.values())).sum()
         # Of the scale of the validation loss, to stand beside it.
         logged = {"train/loss": loss, "train/loss_per_attribute": attribute_losses.mean()}
@@ -121,7 +170,8 @@ class AttributeModule(LightningModule):
         for name, value in logged.items():
             bar, size = name == "train/loss", len(batch["image"])
             self.log(name, value, on_step=False, on_epoch=True, prog_bar=bar, batch_size=size, sync_dist=True)
-        return loss
+        # Beside the loss, for the weighting.
+        return {"loss": loss, "attribute_losses": attribute_losses.detach(), "label_counts": label_counts}
 
     def on_train_epoch_start(self) -> None:
         # Dropout, too, is a pure function of (seed, epoch, rank), so that a resumed run goes on exactly.
@@ -142,7 +192,7 @@ class AttributeModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         # Callbacks come first: weights and thresholds are this epoch's already.
-        for fitted in self.own_callbacks:
+        for fitted in (self.weighting, self.calibrator):
             fitted.keep()
         # After training the best checkpoint is validated once more; that is no further epoch of the curve.
         self._log_metrics("val" if fitting(self.trainer) else "final_val")
@@ -154,9 +204,15 @@ class AttributeModule(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
 
-    def metrics(self, predictions: Predictions) -> dict[str, Tensor]:
-        """Return every metric of every attribute at the present thresholds; see `attribute_metrics`."""
-        return attribute_metrics(predictions, self.calibrator.thresholds, self.train_prevalence)
+    def metrics(self, predictions: Predictions, train_prevalence: Tensor | None = None) -> dict[str, Tensor]:
+        """Return every metric of every attribute at the present thresholds; see `attribute_metrics`.
+
+        Args:
+            predictions: of a split.
+            train_prevalence: float (A,), if the constant answer is to be that of a part of the training split.
+        """
+        prevalence = self.train_prevalence if train_prevalence is None else train_prevalence
+        return attribute_metrics(predictions, self.calibrator.thresholds, prevalence)
 
     def validation_losses(self, step: int) -> tuple[Tensor, Tensor]:
         """Forward one validation batch without touching the state of training; for weighting between epochs.
@@ -177,7 +233,7 @@ class AttributeModule(LightningModule):
         modes = {module: module.training for module in self.network.modules()}
         self.network.eval()
         with torch.no_grad():
-            losses = attribute_bce(self.network(batch["image"])["logits"], batch["attributes"])
+            losses = attribute_bce(self.predict(batch)["logits"], batch["attributes"])
         for module, training in modes.items():
             module.training = training
         counts = (batch["attributes"] >= 0).sum(dim=0).double()
@@ -203,6 +259,7 @@ class AttributeModule(LightningModule):
             "model": f"{type(self).__module__}.{type(self).__qualname__}",
             "attribute_names": self.attribute_names,
             "groups": self.groups,
+            "age_groups": self.age_groups,
             "thresholds": self.calibrator.thresholds.tolist(),
             "task_weights": self.weighting.weights.tolist(),
             "preprocessing": self.preprocessing.to_dict(),
@@ -214,18 +271,14 @@ class AttributeModule(LightningModule):
         self.run_config = self.run_config or checkpoint.get(CHECKPOINT_KEY, {}).get("config", {})
 
     def _collect(self, batch: Batch) -> None:
-        output = self(batch["image"])
-        error = None
-        if "landmarks" in output and output["landmarks"].shape == batch["landmarks"].shape:
-            error = landmark_error(output["landmarks"], batch["landmarks"], batch["landmarks_valid"])
-        self.predictions.update(output["logits"], batch["attributes"], batch["index"], error)
+        output = self.predict(batch)
+        self.predictions.update(output["logits"], batch["attributes"], batch["index"], self.measures(output, batch))
 
     def _log_metrics(self, prefix: str) -> None:
         predictions = self.predictions.gather()
         means = mean_metrics(self.metrics(predictions))
         means["loss"] = float(predictions.attribute_losses().nanmean())
-        if not predictions.landmark_error.isnan().all():
-            means["landmark_nme"] = float(predictions.landmark_error.nanmean())
+        means |= predictions.measure_means()
         # One figure, and the loss: a terminal of eighty columns has room for no more beside the bar.
         self.log(f"{prefix}/accuracy", means.pop("accuracy"), prog_bar=True)
         self.log_dict({f"{prefix}/{name}": value for name, value in means.items()})

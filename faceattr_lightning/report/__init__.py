@@ -1,12 +1,13 @@
 """The report of a run: one self-contained HTML page, a table and a summary. No torch here."""
 
 from faceattr_lightning.report.files import write_split_csv, write_summary_json, write_text
-from faceattr_lightning.report.grid import GridImage
+from faceattr_lightning.report.grid import GridImage, MaskImage
 from faceattr_lightning.report.html import History, ReportData, SplitReport, render
 
 __all__ = [
     "GridImage",
     "History",
+    "MaskImage",
     "ReportData",
     "SplitReport",
     "render",

@@ -73,3 +73,37 @@ def grid(title: str, images: Sequence[GridImage]) -> str:
     """Return one titled row of faces, which wraps on narrow screens."""
     faces = "".join(map(face, images)) or '<p class="note">No face to show.</p>'
     return f'<h3>{escape(title)}</h3><div class="faces">{faces}</div>'
+
+
+_TINT = np.array([255, 64, 32], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class MaskImage:
+    """A face and where each group of attributes looks.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        caption: what the face is known by.
+        masks: group to (H, W) uint8, 255 where it looks.
+    """
+
+    image: NDArray[np.uint8]
+    caption: str
+    masks: dict[str, NDArray[np.uint8]]
+
+
+def mask_row(group: str, images: Sequence[MaskImage]) -> str:
+    """Return a titled row of faces, on which a group's mask is red and the rest is darker."""
+    figures = []
+    for one in images:
+        share = one.masks[group][:, :, None].astype(np.float32) / 255
+        grey = one.image.mean(axis=2, keepdims=True)
+        shown = share * (0.65 * one.image + 0.35 * _TINT) + (1 - share) * 0.6 * grey
+        uri, width, height = thumbnail(shown.astype(np.uint8), side=96)
+        label = escape(f"{one.caption}, {group}")
+        figures.append(
+            f'<figure class="face"><img src="{uri}" width="{width}" height="{height}" alt="{label}" title="{label}" '
+            'loading="lazy" decoding="async"></figure>'
+        )
+    return f'<h3>{escape(group.replace("_", " "))}</h3><div class="faces">{"".join(figures)}</div>'

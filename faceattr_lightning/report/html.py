@@ -12,7 +12,7 @@ from typing import Any
 
 from faceattr_lightning.report import charts
 from faceattr_lightning.report.charts import Line, decimal, finite, percent, points, rate
-from faceattr_lightning.report.grid import GridImage, grid
+from faceattr_lightning.report.grid import GridImage, MaskImage, grid, mask_row
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class ReportData:
         splits: the split of the headline first, normally test.
         history: the epochs, if the run trained.
         grids: title to faces.
+        masks: faces with the masks of the groups, all with the same groups; empty for a network without masks.
         warnings: sentences that the reader must know.
         config_yaml: the resolved configuration.
     """
@@ -74,6 +75,7 @@ class ReportData:
     splits: list[SplitReport]
     history: History | None = None
     grids: dict[str, list[GridImage]] = field(default_factory=dict)
+    masks: list[MaskImage] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     config_yaml: str = ""
 
@@ -118,7 +120,13 @@ _TILES: dict[str, tuple[str, str, Format]] = {
     ),
     "ece": ("Calibration error", "Mean gap between stated and observed probability (ECE). Lower is better.", percent),
     "landmark_nme": ("Landmark error", "Normalised mean error (NME) of the points. Lower is better.", percent),
+    "age_accuracy": ("Age group", "Share of faces whose age group is exactly right.", percent),
+    "age_one_off_accuracy": ("Age group, one off", "Right, or the next group. Counts neighbours as hits.", percent),
+    "mask_iou": ("Mask overlap", "Mean intersection over union of predicted and drawn masks.", percent),
 }
+
+_WHERE_KNOWN = ("landmark_nme", "age_accuracy", "age_one_off_accuracy", "mask_iou")
+"""Tiles that are left out where there is nothing to show."""
 
 _SPLIT_NAMES = {"val": "validation", "valid": "validation"}
 _EXTREMES = 3
@@ -134,6 +142,7 @@ def render(report: ReportData) -> str:
         _curves(report.history),
         _task_lines(report.history),
         _faces(report.grids),
+        _masks(report.masks),
         _warnings(report.warnings),
         _configuration(report.config_yaml),
     ]
@@ -189,7 +198,7 @@ def _headline(split: SplitReport | None) -> str:
         f'<div class="tile"><h3>{name}</h3>{_value(key, summary.get(key), write)}'
         f"<p>{meaning.replace('{chance}', chance)}</p></div>"
         for key, (name, meaning, write) in _TILES.items()
-        if key != "landmark_nme" or finite(summary.get(key)) is not None
+        if key not in _WHERE_KNOWN or finite(summary.get(key)) is not None
     )
     hero = (
         f'<div class="tile hero"><div><h3>Accuracy, calibrated thresholds</h3>{_value("accuracy", accuracy, percent)}'
@@ -387,6 +396,14 @@ def _faces(grids: Mapping[str, Sequence[GridImage]]) -> str:
     return _section("Faces", lead, "".join(grid(title, images) for title, images in grids.items()))
 
 
+def _masks(images: Sequence[MaskImage]) -> str:
+    if not images:
+        return ""
+    lead = "Where each group of attributes looks: test faces, one group's mask over them in each row."
+    rows = "".join(mask_row(group, images) for group in images[0].masks)
+    return _section("Masks", lead, rows)
+
+
 def _warnings(warnings: Sequence[str]) -> str:
     if not warnings:
         return ""
@@ -401,7 +418,8 @@ def _configuration(yaml: str) -> str:
 
 
 def _split_name(split: SplitReport) -> str:
-    return _SPLIT_NAMES.get(split.split, split.split)
+    name, _, database = split.split.partition("/")
+    return ", ".join(filter(None, [_SPLIT_NAMES.get(name, name), database]))
 
 
 def _count(number: int, noun: str) -> str:

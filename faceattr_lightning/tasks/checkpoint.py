@@ -43,28 +43,34 @@ def newest_checkpoint(ckpt_path: str, output_dir: str) -> Path:
     return path
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, key: str = "ckpt_path") -> dict[str, Any]:
     """Return a checkpoint's content; its tensors stay in the file until they are used.
 
+    Args:
+        path: of the file.
+        key: the configuration key that an error names.
+
     Raises:
-        ConfigError: the file is no checkpoint of this program, or is damaged.
+        ConfigError: there is no such file, it is no checkpoint of this program, or is damaged.
     """
+    if not path.is_file():
+        raise ConfigError([f"{key}: there is no file {path}; expected a checkpoint file."])
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # whatever torch.load makes of a file that is none; its advice is not for our users
         raise ConfigError(
             [
-                f"ckpt_path: {path} can't be read as a checkpoint ({path.stat().st_size:,} bytes); it is damaged, cut "
+                f"{key}: {path} can't be read as a checkpoint ({path.stat().st_size:,} bytes); it is damaged, cut "
                 "short or no checkpoint. Take another file."
             ]
         ) from error
     own = checkpoint.get(CHECKPOINT_KEY) if isinstance(checkpoint, dict) else None
     if not isinstance(own, dict):
-        raise ConfigError([f"ckpt_path: {path} was not made by faceattr-lightning. Take another file."])
+        raise ConfigError([f"{key}: {path} was not made by faceattr-lightning. Take another file."])
     missing = [key for key in ("state_dict", "loops") if key not in checkpoint]
     missing += [key for key in ("version", "model", "config") if key not in own]
     if missing:
-        raise ConfigError([f"ckpt_path: {path} is damaged: it lacks {', '.join(missing)}. Take another file."])
+        raise ConfigError([f"{key}: {path} is damaged: it lacks {', '.join(missing)}. Take another file."])
     return checkpoint
 
 

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from faceattr_lightning.data.module import FaceDataModule
 from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.instantiate import build, locate
-from faceattr_lightning.models.backbone import load_pretrained, normalisation
+from faceattr_lightning.models.backbone import normalisation
 from faceattr_lightning.models.module import CHECKPOINT_KEY, AttributeModule
 from faceattr_lightning.strategy import Process
 from faceattr_lightning.tasks.checkpoint import check_weights, newest_checkpoint, read_checkpoint
@@ -41,8 +41,7 @@ def train(config: dict[str, Any], ranks: list[Process]) -> None:
     datamodule.setup()
     model = make_model(config, datamodule)
     if resumed is None or checkpoint is None:
-        backbone: Any = model.network.backbone
-        load_pretrained(backbone, config["backbone"]["pretrained"])
+        model.load_pretrained(config["backbone"]["pretrained"])
     else:
         check_weights(resumed, checkpoint, model)
     with make_trainer(config, model, ranks, checkpoint) as trainer:
@@ -63,7 +62,7 @@ def check_same_run(checkpoint: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise a ConfigError unless a run goes on with what it was begun with, and to an end that it has not passed."""
     before = checkpoint[CHECKPOINT_KEY]["config"]
     # Where the files are, and how they are read, may change on another machine.
-    free = {"root", "cache_dir", "num_workers", "pretrained"}
+    free = {"root", "cache_dir", "landmark_file", "num_workers", "pretrained"}
     problems = [
         f"{part}.{key}: the checkpoint was trained with {before[part].get(key)!r}, not {now[part].get(key)!r}; "
         "repeat the overrides of the run."
@@ -89,10 +88,15 @@ def make_model(config: dict[str, Any], datamodule: FaceDataModule) -> AttributeM
     """Make the LightningModule of a configuration for the attributes and landmarks that its data has."""
     node, name = config["model"], config["backbone"]["name"]
     mean, std = normalisation(name)
+    preprocessing = datamodule.preprocessing(mean, std)
     facts = {
         "attribute_names": datamodule.attribute_names,
-        "landmarks": int(datamodule.table.landmarks.shape[1]),
-        "preprocessing": datamodule.preprocessing(mean, std).to_dict(),
+        "databases": list(datamodule.table.databases),
+        "labelled": datamodule.labelled_attributes(),
+        "age_groups": list(datamodule.table.age_groups),
+        # Of a file without a row for any training image there is nothing to learn.
+        "landmarks": len(preprocessing.template),
+        "preprocessing": preprocessing.to_dict(),
         "backbone": config["backbone"],
         "weighting": config["weighting"],
         "calibration": config["calibration"],
@@ -102,4 +106,5 @@ def make_model(config: dict[str, Any], datamodule: FaceDataModule) -> AttributeM
     model.run_config = config
     # Here, not when training starts: weight averaging has copied the buffers by then.
     model.train_prevalence.copy_(datamodule.training_prevalence())
+    model.train_age_groups.copy_(datamodule.training_age_groups())
     return model

@@ -1,9 +1,11 @@
 """DMM-CNN's weights against a computation by hand."""
 
+import math
+
 import pytest
 import torch
 
-from faceattr_lightning.callbacks.task_weighting import DMMWeighting, dmm_weights
+from faceattr_lightning.callbacks.task_weighting import DMMWeighting, DWSWeighting, dmm_weights, dws_weights
 from faceattr_lightning.errors import ConfigError
 
 
@@ -93,3 +95,40 @@ def test_bad_settings_are_named_together() -> None:
         "weighting.smoothing",
         "weighting.floor, weighting.ceiling",
     ]
+
+
+def test_dws_by_hand() -> None:
+    before, current, temperature = [0.8, 0.6, 0.5], [0.4, 0.57, 0.5], 2.0
+    powers = [math.exp(now / then / temperature) for then, now in zip(before, current, strict=True)]
+    raw = [3 * power / sum(powers) / now for power, now in zip(powers, current, strict=True)]
+    expected = [value * 3 / sum(raw) for value in raw]
+    weights = dws_weights(torch.tensor(before).double(), torch.tensor(current).double(), temperature)
+    assert weights is not None and weights.tolist() == pytest.approx(expected)
+
+
+def test_dws_weighs_groups_after_two_windows() -> None:
+    # Two attributes in the first group, one in the second.
+    weighting = DWSWeighting(3, group_of=[0, 0, 1])
+    weighting.update(torch.tensor([0.7, 0.9, 0.4]))
+    assert weighting.weights.tolist() == [1, 1, 1]
+    weighting.update(torch.tensor([0.3, 0.5, 0.4]))
+    group = dws_weights(torch.tensor([0.8, 0.4]).double(), torch.tensor([0.4, 0.4]).double(), 2.0)
+    assert group is not None
+    expected = group[[0, 0, 1]] / group[[0, 0, 1]].mean()
+    assert weighting.weights.tolist() == pytest.approx(expected.tolist())
+    assert weighting.weights[0] == weighting.weights[1] < weighting.weights[2]  # the second group stands still
+    assert float(weighting.weights.mean()) == pytest.approx(1)
+
+
+def test_dws_without_a_label_of_a_group() -> None:
+    weighting = DWSWeighting(3, group_of=[0, 1, 1])
+    for losses in ([math.nan, 0.5, 0.3], [math.nan, 0.4, 0.3], [0.0, 0.4, 0.2]):
+        weighting.update(torch.tensor(losses))
+        assert weighting.weights.isfinite().all() and float(weighting.weights.mean()) == pytest.approx(1)
+    assert weighting.before[0] == 0
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"smoothing": 1.0}])
+def test_dws_refuses(options: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=f"weighting.{next(iter(options))}"):
+        DWSWeighting(3, **options)

@@ -17,7 +17,7 @@ from faceattr_lightning.attributes import CELEBA_ATTRIBUTES
 from faceattr_lightning.data.celeba import read_attribute_file, read_celeba, read_identity_file, read_partition_file
 from faceattr_lightning.data.table import Split
 from faceattr_lightning.errors import DataError
-from tests.data.writers import assert_same_table, write_celeba, write_csv_table
+from tests.data.writers import LANDMARK_COLUMNS, assert_same_table, write_celeba, write_csv_table
 
 ATTRIBUTES = "list_attr_celeba.txt"
 PARTITION = "list_eval_partition.txt"
@@ -109,6 +109,25 @@ def test_landmarks_and_identities_are_optional(tmp_path: Path) -> None:
     table = read_celeba(tmp_path)
     assert_same_table(table, expected)
     assert [name in note for name, note in zip((LANDMARKS, IDENTITIES), table.notes, strict=True)] == [True, True]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_landmark_file_takes_the_place_of_the_own(tmp_path: Path, own: bool) -> None:
+    expected = write_celeba(tmp_path, images=False)
+    if not own:
+        (tmp_path / LANDMARKS).unlink()
+    expected.landmarks = np.random.default_rng(9).integers(0, 178, (12, 5, 2)).astype(np.float32)
+    path = tmp_path / "mine.csv"
+    write_csv_table(path, expected.files, expected.landmarks.astype(int).reshape(12, -1), LANDMARK_COLUMNS)
+    table = read_celeba(tmp_path, str(path))
+    assert_same_table(table, expected)
+    assert table.notes == []
+
+
+def test_a_landmark_file_that_is_not_there(tmp_path: Path) -> None:
+    write_celeba(tmp_path, images=False)
+    with pytest.raises(DataError, match=r"data\.landmark_file: there is no file /nowhere\.txt"):
+        read_celeba(tmp_path, "/nowhere.txt")
 
 
 def test_landmark_and_identity_rows_may_be_missing(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
 from faceattr_lightning.data.celeba import read_celeba
-from faceattr_lightning.data.images import check_image, check_images, read_image
+from faceattr_lightning.data.images import check_image, check_images, fit_image, fit_landmarks, image_sizes, read_image
 from faceattr_lightning.errors import DataError
 from tests.data.writers import smooth_image, write_celeba, write_lfwa
 
@@ -162,6 +162,55 @@ def test_skip_does_not_leave_out_everything(tmp_path: Path, folder_exists: bool)
         table.root.rmdir()
     with pytest.raises(DataError, match="12 of 12 images can't be used"):
         check_images(table, "skip")
+
+
+@pytest.mark.parametrize("orientation", [None, 1, 3, 6, 8])
+def test_images_of_any_size_are_turned_upright(tmp_path: Path, image: Image.Image, orientation: int | None) -> None:
+    path = tmp_path / "photo.jpg"
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    image.save(path, "JPEG", exif=exif, quality=98)
+    pixels = read_image(path, None)
+    expected = np.rot90(np.asarray(image), {3: 2, 6: -1, 8: 1}.get(orientation or 1, 0))
+    assert pixels.shape == expected.shape
+    assert np.abs(pixels.astype(int) - expected.astype(int)).mean() < 3
+    assert check_image(path, None) is None
+    # The official data sets' labels and landmarks belong to the pixels as they are stored.
+    assert read_image(path, SIZE).shape == (*SIZE, 3)
+    table = write_celeba(tmp_path / "celeba", n=4, images=False)
+    for file in table.files:
+        image.save(table.root / file, "JPEG", exif=exif)
+    assert image_sizes(table).tolist() == [list(expected.shape[:2])] * 4
+
+
+def test_a_bad_image_of_any_size(tmp_path: Path, image: Image.Image) -> None:
+    path = tmp_path / "photo.jpg"
+    save_truncated(path, image)
+    assert "can't be decoded" in str(check_image(path, None))
+    with pytest.raises(DataError, match="can't be decoded"):
+        read_image(path, None)
+
+
+def test_images_of_other_sizes_pass_if_any_size_will_do(tmp_path: Path) -> None:
+    table = write_celeba(tmp_path)
+    save_wrong_size(table.root / table.files[3], smooth_image(np.random.default_rng(0), SIZE))
+    assert check_images(table, "error", any_size=True) == table
+    with pytest.raises(DataError, match="1 of 12 images"):
+        check_images(table, "error")
+
+
+@pytest.mark.parametrize("size", [(50, 50), (70, 30), (31, 64)])
+@pytest.mark.parametrize("frame", [(50, 50), (100, 40), (17, 90)])
+def test_landmarks_move_with_a_fitted_image(size: tuple[int, int], frame: tuple[int, int]) -> None:
+    ramp = np.indices(size, dtype=np.float32)[::-1]
+    # What ImageOps.fit does to the coordinates themselves, pictured in two channels.
+    x, y = (np.asarray(ImageOps.fit(Image.fromarray(axis), frame[::-1])) for axis in ramp)
+    rows, columns = frame[0] // 2, frame[1] // 2
+    source = np.array([[[x[rows, columns], y[rows, columns]]]], dtype=np.float32)
+    moved = fit_landmarks(source, np.array([size]), frame)
+    np.testing.assert_allclose(moved[0, 0], [columns, rows], atol=1e-3)
+    assert fit_image(np.zeros((*size, 3), dtype=np.uint8), frame).shape == (*frame, 3)
 
 
 def test_real_images_are_good(real_data: Path) -> None:

@@ -77,6 +77,15 @@ def test_names_of_the_forty_are_spelled_as_in_celeba(tmp_path: Path) -> None:
     assert read_lfwa(tmp_path).attribute_names == CELEBA_ATTRIBUTES
 
 
+def test_names_of_the_73_that_fall_together_are_refused(tmp_path: Path) -> None:
+    table = write_lfwa(tmp_path, attributes=73, images=False)
+    variables = label_variables(table)
+    variables["AttrName"][7] = "MALE"
+    write_mat(tmp_path / "lfw_att_73.mat", variables, "5")
+    with pytest.raises(DataError, match=r"expected 73 different names in AttrName, found 73.*are the same"):
+        read_lfwa(tmp_path, 73)
+
+
 @pytest.mark.parametrize("version", ["5", "7.3"])
 def test_nan_and_minus_one_are_not_labelled(tmp_path: Path, version: Version) -> None:
     expected = write_lfwa(tmp_path, images=False)
@@ -161,6 +170,18 @@ def test_landmarks_of_a_detector_are_read(tmp_path: Path) -> None:
     points[0, 3] = 250
     write_text_table(path, expected.files, points, LANDMARK_COLUMNS)
     assert f"{path}, line 3: righteye_y is 250; expected whole pixels" in message(tmp_path)
+
+
+def test_a_landmark_file_takes_the_place_of_the_own(tmp_path: Path) -> None:
+    expected = write_lfwa(tmp_path, images=False)
+    (tmp_path / "list_landmarks_lfwa.txt").write_text("not read")
+    points = np.random.default_rng(0).integers(0, 250, (len(expected), 10))
+    path = tmp_path / "mine.txt"
+    write_text_table(path, expected.files, points, LANDMARK_COLUMNS)
+    expected.landmarks = points.reshape(-1, 5, 2).astype(np.float32)
+    assert_same_table(read_lfwa(tmp_path, validation_fraction=0, landmark_file=str(path)), expected)
+    with pytest.raises(DataError, match=r"data\.landmark_file: there is no file /nowhere\.txt"):
+        read_lfwa(tmp_path, landmark_file="/nowhere.txt")
 
 
 def rename(old: str, new: str) -> Callable[[dict[str, Any]], None]:

@@ -8,16 +8,21 @@ from typing import Any, Literal
 
 import h5py
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import scipy.io
 from numpy.typing import NDArray
 from PIL import Image
 
-from faceattr_lightning.attributes import CELEBA_ATTRIBUTES
+from faceattr_lightning.attributes import ADIENCE_AGE_GROUPS, CELEBA_ATTRIBUTES, FAIRFACE_AGE_GROUPS
 from faceattr_lightning.data.table import FaceTable, Split
 from faceattr_lightning.landmarks import LANDMARKS_5
 
 LANDMARK_COLUMNS = [f"{name}_{axis}" for name in LANDMARKS_5 for axis in "xy"]
 LFWA_73 = ("Male", "No Eyewear", "5 o'Clock Shadow", *(f"Attribute {number}" for number in range(70)))
+"""As a label file may spell them."""
+LFWA_73_SPELLED = ("Male", "No_Eyewear", "5_o_Clock_Shadow", *(f"Attribute_{number}" for number in range(70)))
+ADIENCE_HEADER = "user_id original_image face_id age gender x y dx dy tilt_ang fiducial_yaw_angle fiducial_score"
 
 
 def smooth_image(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
@@ -113,7 +118,7 @@ def write_lfwa(
         for number in range(1, count + 1)
     ]
     identity = np.repeat(np.arange(people), counts)
-    attribute_names = CELEBA_ATTRIBUTES if attributes == 40 else LFWA_73
+    attribute_names = CELEBA_ATTRIBUTES if attributes == 40 else LFWA_73_SPELLED
     labels = rng.integers(0, 2, (len(files), attributes), dtype=np.int8)
     split = np.where(identity % 2 == 1, Split.TRAIN, Split.TEST).astype(np.int8)
 
@@ -121,7 +126,7 @@ def write_lfwa(
     write_mat(
         root / f"lfw_att_{attributes}.mat",
         {
-            "AttrName": list(attribute_names),
+            "AttrName": list(CELEBA_ATTRIBUTES if attributes == 40 else LFWA_73),
             "label": labels.astype(np.float64),
             "name": [file.replace("/", "\\") for file in files],
         },
@@ -143,6 +148,147 @@ def write_lfwa(
         landmarks=np.empty((len(files), 0, 2), dtype=np.float32),
         identity=identity,
     )
+
+
+def write_fairface(root: Path, n_train: int = 30, n_val: int = 12, images: bool = True, seed: int = 0) -> FaceTable:
+    """Write a FairFace and return what `read_fairface` must give without a validation split.
+
+    With ``n_train`` 0 there is no training file, and the split is not meaningful.
+    """
+    rng = np.random.default_rng(seed)
+    races = ("East Asian", "Indian", "Black", "White", "Middle Eastern", "Latino_Hispanic", "Southeast Asian")
+    files: list[str] = []
+    gender = rng.integers(0, 2, n_train + n_val)
+    age_group = rng.integers(0, len(FAIRFACE_AGE_GROUPS), n_train + n_val)
+    root.mkdir(parents=True, exist_ok=True)
+    for part, count in (("train", n_train), ("val", n_val)):
+        lines = ["file,age,gender,race,service_test"]
+        for number in range(1, count + 1):
+            row = len(files)
+            files.append(f"{part}/{number}.jpg")
+            sex = ("Female", "Male")[gender[row]]
+            lines.append(
+                f"{files[-1]},{FAIRFACE_AGE_GROUPS[age_group[row]]},{sex},{races[row % 7]},{('False', 'True')[row % 2]}"
+            )
+        if count:
+            (root / f"fairface_label_{part}.csv").write_text("\n".join(lines) + "\n")
+    if images:
+        write_images(root, files, (224, 224), rng)
+    return FaceTable(
+        name="fairface",
+        root=root,
+        files=files,
+        attribute_names=("Male",),
+        attributes=gender.astype(np.int8)[:, None],
+        split=np.repeat([Split.TRAIN, Split.TEST], [n_train, n_val]).astype(np.int8),
+        image_size=(224, 224),
+        landmarks=np.empty((len(files), 0, 2), dtype=np.float32),
+        identity=np.full(len(files), -1),
+        age_groups=FAIRFACE_AGE_GROUPS,
+        age_group=age_group,
+    )
+
+
+def write_adience(
+    root: Path, people: int = 25, folder: Literal["aligned", "faces"] = "aligned", images: bool = True, seed: int = 0
+) -> FaceTable:
+    """Write an Adience, a fifth of the people in each fold, and return what `read_adience` must give.
+
+    It is the table for fold 0 and without a validation split. With ``images`` off the image folder is left empty.
+    """
+    rng = np.random.default_rng(seed)
+    prefix = {"aligned": "landmark_aligned_face", "faces": "coarse_tilt_aligned_face"}[folder]
+    rows: dict[int, list[str]] = {fold: [] for fold in range(5)}
+    entries = []
+    (root / folder).mkdir(parents=True)
+    for person in sorted(range(people), key=lambda person: person % 5):
+        for number in range(1 + person % 3):
+            group, gender = int(rng.integers(8)), int(rng.integers(2))
+            user, image = f"{100 + person}@N03", f"{person}_{number}_o.jpg"
+            age = f"({ADIENCE_AGE_GROUPS[group].replace('-', ', ')})"
+            rows[person % 5].append("\t".join([user, image, f"{person + 1}", age, "fm"[gender], *map(str, range(7))]))
+            entries.append((f"{user}/{prefix}.{person + 1}.{image}", group, gender, person, person % 5))
+    for fold, lines in rows.items():
+        (root / f"fold_{fold}_data.txt").write_text("\n".join([ADIENCE_HEADER.replace(" ", "\t"), *lines]) + "\n")
+    files, groups, genders, identity, folds = map(list, zip(*entries, strict=True))
+    if images:
+        write_images(root / folder, files, (816, 816), rng)
+    return FaceTable(
+        name="adience",
+        root=root / folder,
+        files=files,
+        attribute_names=("Male",),
+        attributes=np.array(genders, dtype=np.int8)[:, None],
+        split=np.where(np.array(folds) == 0, Split.TEST, Split.TRAIN).astype(np.int8),
+        image_size=(816, 816),
+        landmarks=np.empty((len(files), 0, 2), dtype=np.float32),
+        identity=np.array(identity),
+        age_groups=ADIENCE_AGE_GROUPS,
+        age_group=np.array(groups),
+    )
+
+
+def write_folder(
+    root: Path,
+    n: int = 12,
+    points: Sequence[str] = (),
+    columns: Sequence[str] = ("split", "identity"),
+    name: str = "faces.csv",
+    images: bool = True,
+    seed: int = 0,
+) -> FaceTable:
+    """Write images of several sizes with a CSV or Parquet file, and return what `read_folder` must give.
+
+    Two images of each person stand in one of the splits. One label in six is missing. In the file, the columns of
+    ``points`` stand between the attributes.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = np.array([(60, 40), (40, 60), (32, 32), (90, 50)])[np.arange(n) % 4]
+    files = [f"person {row // 2}/{row}.{('jpg', 'png')[row % 2]}" for row in range(n)]
+    attributes = rng.choice(np.array([0, 1, 0, 1, 0, -1], dtype=np.int8), (n, 3))
+    landmarks = (rng.random((n, len(points), 2)) * (sizes[:, None, ::-1] - 1)).round(2)
+    split = (np.arange(n) // 2 % 3).astype(np.int8)
+    cells: dict[str, list[Any]] = {"image": files, "Happy": _labels(attributes[:, 0])}
+    if "split" in columns:
+        cells["split"] = [("train", "validation", "test")[code] for code in split]
+    for index, point in enumerate(points):
+        for axis in (0, 1):
+            cells[f"{point}_{'xy'[axis]}"] = landmarks[:, index, axis].tolist()
+    cells |= {"Sad": _labels(attributes[:, 1]), "Wearing Hat": _labels(attributes[:, 2])}
+    if "identity" in columns:
+        cells["identity"] = [f"person {row // 2}" for row in range(n)]
+    root.mkdir(parents=True, exist_ok=True)
+    write_columns(root / name, cells)
+    if images:
+        for file, (height, width) in zip(files, sizes.tolist(), strict=True):
+            (root / file).parent.mkdir(exist_ok=True)
+            smooth_image(rng, (height, width)).save(root / file)
+    return FaceTable(
+        name="folder",
+        root=root,
+        files=files,
+        attribute_names=("Happy", "Sad", "Wearing Hat"),
+        attributes=attributes,
+        split=split,
+        image_size=(256, 256),
+        landmarks=landmarks.astype(np.float32),
+        identity=np.unique([f"person {row // 2}" for row in range(n)], return_inverse=True)[1]
+        if "identity" in columns
+        else np.full(n, -1),
+    )
+
+
+def write_columns(path: Path, cells: Mapping[str, Sequence[Any]]) -> None:
+    """Write a CSV file, or a Parquet file if its name says so; ``None`` is a missing value."""
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.table({name: list(column) for name, column in cells.items()}), path)
+        return
+    rows = [",".join("" if cell is None else str(cell) for cell in row) for row in zip(*cells.values(), strict=True)]
+    path.write_text("\n".join([",".join(cells), *rows]) + "\n")
+
+
+def _labels(codes: NDArray[np.int8]) -> list[int | None]:
+    return [None if code < 0 else int(code) for code in codes]
 
 
 def write_indices(path: Path, split: NDArray[np.int8], version: Literal["5", "7.3"] = "5") -> None:
@@ -190,8 +336,15 @@ def _cells(texts: Sequence[str]) -> NDArray[Any]:
 
 def assert_same_table(table: FaceTable, expected: FaceTable) -> None:
     """Compare everything except `FaceTable.notes`, types included."""
-    for name in ("name", "root", "files", "attribute_names", "image_size"):
+    for name in ("name", "root", "files", "attribute_names", "image_size", "age_groups", "databases"):
         assert getattr(table, name) == getattr(expected, name), name
-    for name, dtype in (("attributes", np.int8), ("split", np.int8), ("landmarks", np.float32), ("identity", np.int64)):
+    for name, dtype in (
+        ("attributes", np.int8),
+        ("split", np.int8),
+        ("landmarks", np.float32),
+        ("identity", np.int64),
+        ("age_group", np.int64),
+        ("database", np.int64),
+    ):
         assert getattr(table, name).dtype == dtype, name
         np.testing.assert_array_equal(getattr(table, name), getattr(expected, name), err_msg=name)

@@ -124,13 +124,21 @@ def test_losses_by_hand() -> None:
 
 def test_the_store_sorts_by_row_and_keeps_one_sample_of_one_attribute() -> None:
     store = PredictionStore()
-    store.update(torch.tensor([[2.0], [1.0]]), torch.tensor([[1], [0]], dtype=torch.int8), torch.tensor([7, 3]))
-    store.update(torch.tensor([[5.0]]), torch.tensor([[-1]], dtype=torch.int8), torch.tensor([5]), torch.tensor([0.25]))
+    for logits, labels, index, error in (([2.0, 1.0], [1, 0], [7, 3], [torch.nan] * 2), ([5.0], [-1], [5], [0.25])):
+        store.update(
+            torch.tensor(logits)[:, None],
+            torch.tensor(labels, dtype=torch.int8)[:, None],
+            torch.tensor(index),
+            {"error": torch.tensor(error), "unknown": torch.full((len(index),), torch.nan)},
+        )
     gathered = store.gather()
     assert gathered.index.tolist() == [3, 5, 7]
     assert gathered.logits.tolist() == [[1.0], [5.0], [2.0]]
     assert gathered.labels.tolist() == [[0], [-1], [1]]
-    assert gathered.landmark_error[1] == 0.25 and gathered.landmark_error[0].isnan()
+    assert gathered.measures["error"][1] == 0.25 and gathered.measures["error"][0].isnan()
+    assert gathered.measure_means() == {"error": 0.25}
+    part = gathered.of(torch.tensor([False, True, True]))
+    assert part.index.tolist() == [5, 7] and part.measures["error"][0] == 0.25
     single = PredictionStore()
     single.update(torch.tensor([[2.0]]), torch.tensor([[1]], dtype=torch.int8), torch.tensor([0]))
-    assert single.gather().logits.shape == (1, 1)
+    assert single.gather().logits.shape == (1, 1) and single.gather().measures == {}

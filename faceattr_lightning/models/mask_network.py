@@ -1,0 +1,123 @@
+"""The network that predicts masks of a face's parts, its loss and its measure.
+
+Published (MGMTN, Gao et al., arXiv 2601.01408): a fully convolutional network, a U-Net, with one head per group that
+predicts binary masks of the input's size. Ours: its depth, widths and normalisation; its first level at half
+resolution, which takes a fifth of the time (0.25 for 1.25 s on one CPU core, 64 images of 112 px); and binary
+cross-entropy plus Dice as its loss.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from faceattr_lightning.models.losses import labelled_count
+
+
+def convolutions(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """Return two 3x3 convolutions, each normalised over groups of channels: (B, inputs, h, w) to (B, outputs, h, w).
+
+    Group normalisation (Wu, He, ECCV 2018) depends neither on the batch nor on the number of processes.
+    """
+    layers: list[nn.Module] = []
+    for channels, step in ((inputs, stride), (outputs, 1)):
+        layers += [
+            nn.Conv2d(channels, outputs, kernel_size=3, stride=step, padding=1, bias=False),
+            nn.GroupNorm(math.gcd(outputs, 4), outputs),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers)
+
+
+class MaskNetwork(nn.Module):
+    """A small U-Net (Ronneberger et al., MICCAI 2015): images in, one mask per group out.
+
+    Args:
+        groups: K >= 1, of masks.
+        width: channels of the first level; each further level has twice as many.
+        depth: number of levels >= 1, the first at half of the input's resolution, each further one at half of that.
+    """
+
+    def __init__(self, groups: int, width: int = 16, depth: int = 4) -> None:
+        super().__init__()
+        widths = [width * 2**level for level in range(depth)]
+        self.multiple = 2**depth
+        """Height and width are padded to multiples of it."""
+        self.stem = convolutions(3, width, stride=2)
+        self.down = nn.ModuleList(convolutions(upper, lower) for upper, lower in pairwise(widths))
+        up = [convolutions(upper + lower, upper) for upper, lower in reversed(list(pairwise(widths)))]
+        # With the last ReLU the masks of small parts stay empty for long: while all heads learn that most pixels lie
+        # outside, the features that they share can only sink to 0.
+        (up[-1] if up else self.stem).pop(-1)
+        self.up = nn.ModuleList(up)
+        self.heads = nn.Conv2d(width, groups, kernel_size=1)
+        """One 1x1 convolution: each of its K filters, with its bias, is a group's head."""
+        # Convolutions run faster in this memory format, on CPUs and on GPUs with tensor cores.
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Predict the masks.
+
+        Args:
+            image: (B, 3, H, W), uint8 or float, in the range 0 to 255.
+
+        Returns:
+            logits float (B, K, H, W), upsampled bilinearly from half of the resolution.
+        """
+        height, width = image.shape[-2:]
+        features = image.to(self.heads.weight.dtype) / 127.5 - 1
+        padding = (0, -width % self.multiple, 0, -height % self.multiple)
+        if any(padding):
+            features = functional.pad(features, padding, mode="replicate")
+        features = self.stem(features.contiguous(memory_format=torch.channels_last))
+        skipped = []
+        for level in self.down:
+            skipped.append(features)
+            features = level(functional.max_pool2d(features, 2))
+        for level in self.up:
+            upsampled = functional.interpolate(features, scale_factor=2, mode="nearest")
+            features = level(torch.cat([upsampled, skipped.pop()], dim=1))
+        logits = functional.interpolate(self.heads(features), scale_factor=2, mode="bilinear")
+        return logits[..., :height, :width]
+
+
+def mask_loss(logits: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
+    """Return binary cross-entropy plus Dice loss, each averaged over the groups and the valid samples. Ours.
+
+    The Dice loss of a mask is 1 - (2 sum(p m) + 1) / (sum(p) + sum(m) + 1) over its pixels; the ones keep an empty mask
+    from dividing by 0.
+
+    Args:
+        logits: float (B, K, h, w).
+        masks: (B, K, h, w), 0 or 1.
+        valid: bool (B,), whether a sample's masks are known.
+
+    Returns:
+        float scalar, of a rank as `labelled_count` has it, so every rank has to call it; 0 without a valid sample.
+    """
+    logits = logits.float()
+    target = masks.to(logits.dtype)
+    cross_entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=(1, 2, 3))
+    probability = logits.sigmoid()
+    overlap, total = (probability * target).sum(dim=(2, 3)), (probability + target).sum(dim=(2, 3))
+    dice = (1 - (2 * overlap + 1) / (total + 1)).mean(dim=1)
+    return ((cross_entropy + dice) * valid).sum() / labelled_count(valid)
+
+
+def mask_iou(predicted: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
+    """Return intersection over union of each mask.
+
+    Args:
+        predicted: bool (B, K, h, w).
+        masks: bool (B, K, h, w).
+        valid: bool (B,), whether a sample's masks are known.
+
+    Returns:
+        float (B, K), in [0, 1]; NaN for a sample that is not valid and where both masks are empty.
+    """
+    intersection, union = (predicted & masks).sum(dim=(2, 3)), (predicted | masks).sum(dim=(2, 3))
+    return torch.where(valid[:, None] & (union > 0), intersection / union, torch.nan)

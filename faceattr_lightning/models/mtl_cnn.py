@@ -1,0 +1,374 @@
+"""MTL-CNN: fine-grained face annotation (Celona, Bianco, Schettini, Sensors 18(8) 2666, 2018).
+
+Published: one CNN, all of its parameters shared, estimates up to 74 attributes in three tasks: age group, gender,
+visual attributes. A gating mechanism controls how activations are shared and routes them adaptively to the attributes;
+a module post-processes the predictions by the correlation among attributes. It is trained on fused databases, with a
+center loss that disentangles the representations of the attributes in the embedding space.
+
+Ours, not the paper's: the 74 as age group, gender and LFWA's other 72; the embedding e of 512; a gate per attribute
+``m_a = sigmoid(theta_a)``, or dependent on the input, ``e_a = m_a * e``, ``z_a = w_a . e_a + b_a``; the correlation
+module ``z' = z + M p`` with ``p = [softmax(age), sigmoid(rest)]``; the form and the update of the center loss; losses
+averaged per attribute over the samples that carry its label; the mixing of databases
+(`faceattr_lightning.data.fused`); a bias per database for shared names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from faceattr_lightning.attributes import GENDER
+from faceattr_lightning.data.batch import Batch
+from faceattr_lightning.errors import ConfigError
+from faceattr_lightning.models.backbone import Backbone
+from faceattr_lightning.models.heads import hidden_layer
+from faceattr_lightning.models.losses import labelled_count, summed_over_ranks
+from faceattr_lightning.models.module import AttributeModule
+from faceattr_lightning.models.output import Output
+
+if TYPE_CHECKING:
+    from faceattr_lightning.data.module import FaceDataModule
+
+Gates = Literal["static", "input", "none"]
+Correlation = Literal["detached", "joint", "none"]
+Task = Literal["age_group", "gender", "visual"]
+
+_SHOWN_CORRELATIONS = 20
+
+
+class TaskGates(nn.Module):
+    """A gate per attribute on a shared embedding. Published is that; the formulas are ours.
+
+    Args:
+        tasks: number of attributes T, the age group among them.
+        width: D, of the embedding.
+        kind: ``static`` ``m_a = sigmoid(theta_a)``; ``input`` ``m_a = sigmoid(theta_a + V_a relu(U e))``, which depends
+            on the face; ``none`` no gates, ``m_a = 1``.
+        bottleneck: width of ``U e``.
+    """
+
+    def __init__(self, tasks: int, width: int, kind: Gates, bottleneck: int = 32) -> None:
+        super().__init__()
+        self.tasks, self.kind = tasks, kind
+        if kind != "none":
+            self.theta = nn.Parameter(torch.zeros(tasks, width))
+        if kind == "input":
+            self.route = nn.Sequential(nn.Linear(width, bottleneck), nn.ReLU(), nn.Linear(bottleneck, tasks * width))
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """Return the gated embeddings ``m_a * e``, float (B, T, D), for float (B, D)."""
+        if self.kind == "none":
+            return embedding[:, None].expand(-1, self.tasks, -1)
+        logits = self.theta
+        if self.kind == "input":
+            logits = logits + self.route(embedding).unflatten(1, (self.tasks, -1))
+        return torch.sigmoid(logits) * embedding[:, None]
+
+
+class CorrelationModule(nn.Module):
+    """Post-processes predictions by what they say of each other: ``z' = z + M p``. Published is that it does; ours is
+    how.
+
+    M starts at 0, and no prediction takes part in its own, nor one age group in another's.
+
+    Args:
+        attributes: number of attributes A.
+        age_groups: number of age groups G.
+        detached: whether p is taken as it is, so that no gradient flows through it.
+    """
+
+    mask: Tensor
+
+    def __init__(self, attributes: int, age_groups: int, detached: bool) -> None:
+        super().__init__()
+        self.age_groups, self.detached = age_groups, detached
+        self.matrix = nn.Parameter(torch.zeros(age_groups + attributes, age_groups + attributes))
+        mask = 1 - torch.eye(len(self.matrix))
+        mask[:age_groups, :age_groups] = 0
+        self.register_buffer("mask", mask, persistent=False)
+
+    def forward(self, age: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the age groups' logits float (B, G) and the attributes' float (B, A), for the same before."""
+        probabilities = torch.cat([age.softmax(dim=1), logits.sigmoid()], dim=1)
+        if self.detached:
+            probabilities = probabilities.detach()
+        added = probabilities @ (self.mask * self.matrix).T
+        return age + added[:, : self.age_groups], logits + added[:, self.age_groups :]
+
+    def between(self, first: int, second: int) -> float:
+        """Return ``M_ab + M_ba`` of two attributes: what presence of the one adds to the logit of the other."""
+        first, second = first + self.age_groups, second + self.age_groups
+        return float(self.matrix[first, second] + self.matrix[second, first])
+
+
+class MTLCNNNetwork(nn.Module):
+    """One shared embedding, a gate and a logit per attribute, the correlation module.
+
+    Args:
+        backbone: any.
+        attributes: number of attributes A.
+        age_groups: number of age groups G, one task more; 0 leaves it out.
+        shared: for each database bool (A,), whether the attribute has a bias of its own there; empty for none.
+        gates: see `TaskGates`.
+        correlation: ``detached`` or ``joint``, see `CorrelationModule`; ``none`` leaves it out.
+        width: D, of the embedding.
+        dropout: probability in [0, 1), of the embedding.
+    """
+
+    shared: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        attributes: int,
+        age_groups: int = 0,
+        shared: Sequence[Sequence[bool]] = (),
+        gates: Gates = "static",
+        correlation: Correlation = "detached",
+        width: int = 512,
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.embedding = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), *hidden_layer(backbone.channels, width), nn.Dropout(dropout)
+        )
+        self.gates = TaskGates(attributes + (age_groups > 0), width, gates)
+        self.weight = nn.Parameter(torch.randn(attributes, width) / width**0.5)
+        self.bias = nn.Parameter(torch.zeros(attributes))
+        self.age_head = nn.Linear(width, age_groups) if age_groups else None
+        self.correlation = None
+        if correlation != "none":
+            self.correlation = CorrelationModule(attributes, age_groups, correlation == "detached")
+        self.database_bias = nn.Parameter(torch.zeros(len(shared), attributes)) if len(shared) else None
+        self.register_buffer("shared", torch.tensor(shared, dtype=torch.float32), persistent=False)
+
+    def forward(self, image: Tensor, database: Tensor | None = None) -> Output:
+        """Return ``logits``, ``embeddings`` and, where there are age groups, theirs; see `Output`.
+
+        Args:
+            image: (B, 3, H, W), in the range 0 to 255.
+            database: int64 (B,), where the images are from; ``None`` takes the mean of an attribute's biases.
+        """
+        embeddings = self.gates(self.embedding(self.backbone(image)))
+        attributes = embeddings[:, : len(self.weight)]
+        logits = (attributes * self.weight).sum(dim=2) + self.bias
+        if self.database_bias is not None:
+            biases = self.shared * self.database_bias
+            if database is None:
+                logits = logits + biases.sum(dim=0) / self.shared.sum(dim=0).clamp(min=1)
+            else:
+                logits = logits + biases[database]
+        age = logits.new_empty(len(logits), 0) if self.age_head is None else self.age_head(embeddings[:, -1])
+        if self.correlation is not None:
+            age, logits = self.correlation(age, logits)
+        output: Output = {"logits": logits, "embeddings": attributes}
+        if self.age_head is not None:
+            output |= {"age_group": age, "age_embedding": embeddings[:, -1]}
+        return output
+
+
+class CenterLoss(nn.Module):
+    """A center loss per attribute (after Wen et al., ECCV 2016), over the samples that carry the attribute's label.
+
+    ``1/2 ||e_a - c_{a, y_a}||^2 / n_a`` summed over the samples; after each step
+    ``c_{a, y} <- c_{a, y} + rate * sum_i (e_a - c_{a, y}) / (1 + n_{a, y})``.
+
+    Args:
+        classes: of each of T tasks, the number of classes.
+        width: D, of an embedding.
+        rate: of the centres' update, in [0, 1].
+    """
+
+    centers: Tensor
+    """float32 (T, C, D) with C the largest number of classes."""
+
+    def __init__(self, classes: Sequence[int], width: int, rate: float = 0.5) -> None:
+        super().__init__()
+        self.rate = rate
+        self.register_buffer("centers", torch.zeros(len(classes), max(classes), width))
+
+    def distances(self, embeddings: Tensor) -> Tensor:
+        """Return the squared distances to a task's centres, float (B, T', C), for float (B, T', D) of the first T'."""
+        return (embeddings[:, :, None] - self.centers[: embeddings.shape[1]]).square().sum(dim=3)
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Return each task's loss, float (T,), 0 for a task without a label; of a rank as `labelled_count` has it.
+
+        Args:
+            embeddings: float (B, T, D).
+            labels: int64 (B, T), the class, -1 where not labelled.
+        """
+        labelled = labels >= 0
+        own = self.centers[torch.arange(labels.shape[1], device=labels.device), labels.clamp(min=0)]
+        losses = 0.5 * (embeddings - own).square().sum(dim=2)
+        return (losses * labelled).sum(dim=0) / labelled_count(labelled)
+
+    @torch.no_grad()
+    def update(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Move the centres; equally on every rank, each of which has to call it. Arguments as of `forward`."""
+        classes = torch.arange(self.centers.shape[1], device=labels.device)
+        member = (labels[:, :, None] == classes).to(embeddings.dtype)
+        count = summed_over_ranks(member.sum(dim=0))
+        total = summed_over_ranks(torch.einsum("btc,btd->tcd", member, embeddings))
+        step = (total - count[:, :, None] * self.centers) / (1 + count[:, :, None])
+        self.centers.add_(self.rate * step.to(self.centers.dtype))
+
+
+class MTLCNN(AttributeModule):
+    """`MTLCNNNetwork` trained with cross-entropies and center losses; for the other arguments see `AttributeModule`.
+
+    Args:
+        groups: nothing in it depends on groups; they order the report, and a weighting may use them.
+        databases: names of the fused data sets; one where nothing is fused.
+        labelled: for each database bool (A,), whether it labels the attribute.
+        database_bias: whether an attribute that several databases label has a bias of its own in each.
+        gates: see `MTLCNNNetwork`, like ``correlation``, ``width`` and ``dropout``.
+        center_weight: k_a, of each attribute's center loss. Ours.
+        center_rate: of the centres' update, in [0, 1].
+        required_tasks: training is refused if the data lacks one of these.
+
+    Raises:
+        ConfigError: a required task is missing.
+    """
+
+    network: MTLCNNNetwork
+
+    def __init__(
+        self,
+        attribute_names: list[str],
+        backbone: dict[str, Any],
+        preprocessing: dict[str, Any],
+        groups: str | dict[str, list[str]] | None = "face_parts",
+        weighting: dict[str, Any] | None = None,
+        calibration: dict[str, Any] | None = None,
+        optimizer: dict[str, Any] | None = None,
+        schedule: dict[str, Any] | None = None,
+        age_groups: list[str] | None = None,
+        databases: list[str] | None = None,
+        labelled: list[list[bool]] | None = None,
+        database_bias: bool = False,
+        gates: Gates = "static",
+        correlation: Correlation = "detached",
+        width: int = 512,
+        dropout: float = 0.2,
+        center_weight: float = 0.001,
+        center_rate: float = 0.5,
+        required_tasks: list[Task] | None = None,
+    ) -> None:
+        super().__init__(
+            attribute_names, preprocessing, groups, weighting, calibration, optimizer, schedule, age_groups
+        )
+        self.save_hyperparameters(logger=False)
+        self._require(required_tasks or [])
+        self.databases = list(databases or ())
+        counts = np.array(labelled or [[True] * len(attribute_names)]).sum(axis=0)
+        shared = [[bool(here and count > 1) for here, count in zip(row, counts, strict=True)] for row in labelled or ()]
+        self.network = MTLCNNNetwork(
+            self.make_backbone(backbone),
+            len(attribute_names),
+            len(self.age_groups),
+            shared if database_bias else (),
+            gates,
+            correlation,
+            width,
+            dropout,
+        )
+        self.center_weight = center_weight
+        classes = [2] * len(attribute_names) + [len(self.age_groups)] * bool(self.age_groups)
+        self.center_loss = CenterLoss(classes, width, center_rate)
+
+    def predict(self, batch: Batch) -> Output:
+        return self.network(batch["image"], batch["database"])  # type: ignore[no-any-return]
+
+    def extra_losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        embeddings, labels = self._tasks(output, batch)
+        loss = self.center_weight * self.center_loss(embeddings, labels).sum()
+        self.center_loss.update(embeddings.detach(), labels)
+        return {"center": loss}
+
+    def measures(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        """Also ``center_distance_ratio``: the distance of an embedding to the centre of its own class over that to the
+        other class's, a mean over the labelled attributes. Below 1: nearer to its own; the smaller, the more compact.
+        """
+        distances = self.center_loss.distances(output["embeddings"])
+        return {**super().measures(output, batch), "center_distance_ratio": _ratio(distances, batch["attributes"])}
+
+    def facts(self, datamodule: FaceDataModule) -> dict[str, Any]:
+        """Return what gates and correlation module learned.
+
+        ``gate_spread``: how far the attributes' gates lie apart (standard deviation over attributes, mean over the
+        embedding; 0 if all share it alike, as at the start). ``correlations``: for the attribute pairs whose training
+        labels correlate most, that correlation (``labels``) and `CorrelationModule.between` (``learned``), with the
+        share of pairs in which the signs agree.
+        """
+        found: dict[str, Any] = {}
+        if self.network.gates.kind != "none":
+            found["gate_spread"] = float(self.network.gates.theta.sigmoid().std(dim=0).mean())
+        if self.network.correlation is not None:
+            pairs = {}
+            strongest = label_correlations(datamodule.table.attributes[datamodule.train_rows()])[:_SHOWN_CORRELATIONS]
+            for first, second, correlation in strongest:
+                name = f"{self.attribute_names[first]}/{self.attribute_names[second]}"
+                pairs[name] = {"labels": correlation, "learned": self.network.correlation.between(first, second)}
+            agree = [pair["labels"] * pair["learned"] > 0 for pair in pairs.values()]
+            found |= {"correlations": pairs, "correlation_signs_agree": sum(agree) / len(agree) if agree else None}
+        return found
+
+    def _tasks(self, output: Output, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return every task's embedding, float (B, T, D), and class, int64 (B, T)."""
+        embeddings, labels = output["embeddings"], batch["attributes"].long()
+        if "age_embedding" in output:
+            embeddings = torch.cat([embeddings, output["age_embedding"][:, None]], dim=1)
+            labels = torch.cat([labels, batch["age_group"][:, None]], dim=1)
+        return embeddings, labels
+
+    def _require(self, tasks: Sequence[Task]) -> None:
+        present = {
+            "age_group": bool(self.age_groups),
+            "gender": GENDER in self.attribute_names,
+            "visual": any(name != GENDER for name in self.attribute_names),
+        }
+        missing = [task for task in tasks if not present[task]]
+        if missing:
+            raise ConfigError(
+                [
+                    f"model.required_tasks: the data has no {task.replace('_', ' ')} labels; choose a data set that "
+                    "has (the README's table says which), or leave it out of the list."
+                    for task in missing
+                ]
+            )
+
+
+def _ratio(distances: Tensor, labels: Tensor) -> Tensor:
+    """Return float (B,) for squared distances float (B, A, >= 2) and labels (B, A), NaN without a label."""
+    absent, present = distances[:, :, 0].sqrt(), distances[:, :, 1].sqrt()
+    ratio = torch.where(labels == 1, present / absent.clamp(min=1e-6), absent / present.clamp(min=1e-6))
+    return torch.where(labels >= 0, ratio, torch.nan).nanmean(dim=1)
+
+
+def label_correlations(labels: np.ndarray[Any, np.dtype[np.int8]]) -> list[tuple[int, int, float]]:
+    """Return the pairs of attributes with their correlation (phi), the strongest first.
+
+    Args:
+        labels: int8 (N, A) in {0, 1, -1}; a pair's correlation is that over the samples that carry both.
+    """
+    known = (labels >= 0).astype(np.float64)
+    positive = (labels == 1).astype(np.float64)
+    both, together = known.T @ known, positive.T @ positive
+    first, second = positive.T @ known, known.T @ positive
+    with np.errstate(invalid="ignore", divide="ignore"):
+        covariance = together / both - first * second / both**2
+        variance = (first / both * (1 - first / both)) * (second / both * (1 - second / both))
+        correlation = covariance / np.sqrt(variance)
+    pairs = [
+        (row, column, float(correlation[row, column]))
+        for row in range(len(correlation))
+        for column in range(row)
+        if np.isfinite(correlation[row, column])
+    ]
+    return sorted(pairs, key=lambda pair: -abs(pair[2]))
