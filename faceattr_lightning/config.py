@@ -769,11 +769,13 @@ def _signature(target: Callable[..., Any]) -> tuple[dict[str, Any], list[str], b
     except Exception:  # names that exist for type checkers only, in whatever way they fail
         hints = {}
     named = [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
-    return (
-        {one.name: hints.get(one.name, Any) for one in named},
-        [one.name for one in named if one.default is one.empty],
-        any(one.kind is one.VAR_KEYWORD for one in parameters),
-    )
+    kinds = {one.name: hints.get(one.name, Any) for one in named}
+    others = [hints.get(one.name) for one in parameters if one.kind is one.VAR_KEYWORD]
+    for options in others:
+        if typing.get_origin(options) is typing.Unpack:
+            kinds |= typing.get_type_hints(typing.get_args(options)[0])
+    takes_more = any(typing.get_origin(options) is not typing.Unpack for options in others)
+    return kinds, [one.name for one in named if one.default is one.empty], takes_more
 
 
 def _compare(path: str, values: Config, kinds: Config, required: Collection[str] = ()) -> Iterator[str]:

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from faceattr_lightning.attributes import ADIENCE_AGE_GROUPS, GENDER
 from faceattr_lightning.data.annotations import check_distinct, choose_landmarks, not_found
 from faceattr_lightning.data.delimited import TextTable, read_text_table
 from faceattr_lightning.data.images import check_images
-from faceattr_lightning.data.module import FaceDataModule
+from faceattr_lightning.data.module import FaceDataModule, FileOptions
 from faceattr_lightning.data.splits import check_fractions, draw_split, note_shared_people
 from faceattr_lightning.data.table import FaceTable, Split, safe_relative_path
 from faceattr_lightning.errors import ConfigError, DataError
@@ -169,44 +169,23 @@ class Adience(FaceDataModule):
         fold: the fold that is the test split, 0 to 4; a published figure is a mean over the five.
         images: ``aligned`` for the faces aligned by landmarks, ``faces`` for those turned upright only.
         validation_fraction: share of the other folds' images, by whole people, that becomes the validation split.
-        root: see `FaceDataModule`, like the other arguments.
+        options: see `FaceDataModule`.
     """
 
     name = "adience"
     source_size = IMAGE_SIZE
+    default_crop = (0, 0, 816, 816)
 
     def __init__(
         self,
         fold: int = 0,
         images: Literal["aligned", "faces"] = "aligned",
         validation_fraction: float = 0.1,
-        root: str | None = None,
-        image_size: int = 128,
-        crop: Sequence[int] = (0, 0, 816, 816),
-        batch_size: int = 64,
-        num_workers: int | None = None,
-        attributes: Sequence[str] | None = None,
-        train_fraction: float = 1.0,
-        on_bad_image: Literal["error", "skip"] = "error",
-        augmentation: dict[str, float] | None = None,
-        seed: int = 0,
-        landmark_file: str | None = None,
+        **options: Unpack[FileOptions],
     ) -> None:
         _check_fold(fold)
         check_fractions(validation_fraction)
-        super().__init__(
-            root,
-            image_size,
-            crop,
-            batch_size,
-            num_workers,
-            attributes,
-            train_fraction,
-            on_bad_image,
-            augmentation,
-            seed,
-            landmark_file,
-        )
+        super().__init__(**options)
         self.fold, self.images, self.validation_fraction = fold, images, validation_fraction
 
     def read_table(self) -> FaceTable:

@@ -152,6 +152,7 @@ class CelebA(FaceDataModule):
 
     name = "celeba"
     source_size = IMAGE_SIZE
+    default_crop = (0, 20, 178, 198)
 
     def read_table(self) -> FaceTable:
         return check_images(read_celeba(self.data_root(), self.landmark_file), self.on_bad_image)

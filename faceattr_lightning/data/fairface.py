@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from faceattr_lightning.attributes import FAIRFACE_AGE_GROUPS, GENDER
 from faceattr_lightning.data.annotations import check_distinct, choose_landmarks, not_found
 from faceattr_lightning.data.delimited import TextTable, read_text_table
 from faceattr_lightning.data.images import check_images
-from faceattr_lightning.data.module import FaceDataModule
+from faceattr_lightning.data.module import FaceDataModule, FileOptions
 from faceattr_lightning.data.splits import check_fractions, draw_split
 from faceattr_lightning.data.table import FaceTable, Split, safe_relative_path
 from faceattr_lightning.errors import DataError
@@ -116,41 +115,20 @@ class FairFace(FaceDataModule):
     Args:
         validation_fraction: share of the training file, or of the validation file where there is no other, that becomes
             the validation split.
-        root: see `FaceDataModule`, like the other arguments.
+        options: see `FaceDataModule`.
     """
 
     name = "fairface"
     source_size = IMAGE_SIZE
+    default_crop = (0, 0, 224, 224)
 
     def __init__(
         self,
         validation_fraction: float = 0.1,
-        root: str | None = None,
-        image_size: int = 128,
-        crop: Sequence[int] = (0, 0, 224, 224),
-        batch_size: int = 64,
-        num_workers: int | None = None,
-        attributes: Sequence[str] | None = None,
-        train_fraction: float = 1.0,
-        on_bad_image: Literal["error", "skip"] = "error",
-        augmentation: dict[str, float] | None = None,
-        seed: int = 0,
-        landmark_file: str | None = None,
+        **options: Unpack[FileOptions],
     ) -> None:
         check_fractions(validation_fraction)
-        super().__init__(
-            root,
-            image_size,
-            crop,
-            batch_size,
-            num_workers,
-            attributes,
-            train_fraction,
-            on_bad_image,
-            augmentation,
-            seed,
-            landmark_file,
-        )
+        super().__init__(**options)
         self.validation_fraction = validation_fraction
 
     def read_table(self) -> FaceTable:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from faceattr_lightning.data.annotations import check_distinct, check_landmark_f
 from faceattr_lightning.data.dataset import ImageStore
 from faceattr_lightning.data.delimited import TextTable, check_names, read_text_table
 from faceattr_lightning.data.images import check_images, fit_image, fit_landmarks, image_sizes, read_image
-from faceattr_lightning.data.module import FaceDataModule
+from faceattr_lightning.data.module import FaceDataModule, FileOptions
 from faceattr_lightning.data.splits import check_fractions, draw_split, note_shared_people
 from faceattr_lightning.data.table import FaceTable, safe_relative_path
 from faceattr_lightning.errors import ConfigError, DataError, did_you_mean
@@ -224,9 +224,8 @@ class Folder(FaceDataModule):
         frame: (height, width) in pixels that every image is brought to before it is cropped.
         validation_fraction: for a table without splits, share of the images that becomes the validation split.
         test_fraction: the same for the test split.
-        root: see `FaceDataModule`, like the other arguments.
-        crop: (left, top, right, bottom) in pixels of the frame; ``None`` takes all of it.
-        landmark_file: in pixels of the image files, like the table's landmarks.
+        options: see `FaceDataModule`. The crop is in pixels of the frame, and ``None`` takes all of it; the landmark
+            file is in pixels of the image files, like the table's landmarks.
     """
 
     name = "folder"
@@ -237,35 +236,13 @@ class Folder(FaceDataModule):
         frame: Sequence[int] = (256, 256),
         validation_fraction: float = 0.1,
         test_fraction: float = 0.2,
-        root: str | None = None,
-        image_size: int = 128,
-        crop: Sequence[int] | None = None,
-        batch_size: int = 64,
-        num_workers: int | None = None,
-        attributes: Sequence[str] | None = None,
-        train_fraction: float = 1.0,
-        on_bad_image: Literal["error", "skip"] = "error",
-        augmentation: dict[str, float] | None = None,
-        seed: int = 0,
-        landmark_file: str | None = None,
+        **options: Unpack[FileOptions],
     ) -> None:
         if len(frame) != 2 or min(frame) < 1:
             raise ConfigError([f"data.frame: expected [height, width] in pixels, found {list(frame)}."])
         check_fractions(validation_fraction, test_fraction)
-        self.source_size = (frame[0], frame[1])
-        super().__init__(
-            root,
-            image_size,
-            (0, 0, frame[1], frame[0]) if crop is None else crop,
-            batch_size,
-            num_workers,
-            attributes,
-            train_fraction,
-            on_bad_image,
-            augmentation,
-            seed,
-            landmark_file,
-        )
+        self.source_size, self.default_crop = (frame[0], frame[1]), (0, 0, frame[1], frame[0])
+        super().__init__(**options)
         self.table_file, self.validation_fraction, self.test_fraction = table, validation_fraction, test_fraction
 
     def read_table(self) -> FaceTable:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from faceattr_lightning.attributes import CELEBA_ATTRIBUTES, canonical_attribute
 from faceattr_lightning.data.annotations import check_distinct, choose_landmarks, find_file, not_found
 from faceattr_lightning.data.images import check_images
-from faceattr_lightning.data.module import FaceDataModule
+from faceattr_lightning.data.module import FaceDataModule, FileOptions
 from faceattr_lightning.data.splits import check_fractions, draw_split
 from faceattr_lightning.data.table import FaceTable, Split, safe_relative_path
 from faceattr_lightning.errors import DataError
@@ -231,42 +231,21 @@ class LFWA(FaceDataModule):
     Args:
         label_set: 40 for CelebA's attributes, 73 for the longer list.
         validation_fraction: share of the training images, by whole identities, that becomes the validation split.
-        root: see `FaceDataModule`, like the other arguments.
+        options: see `FaceDataModule`.
     """
 
     name = "lfwa"
     source_size = IMAGE_SIZE
+    default_crop = (36, 22, 214, 200)
 
     def __init__(
         self,
         label_set: Literal[40, 73] = 40,
         validation_fraction: float = 0.1,
-        root: str | None = None,
-        image_size: int = 128,
-        crop: Sequence[int] = (36, 22, 214, 200),
-        batch_size: int = 64,
-        num_workers: int | None = None,
-        attributes: Sequence[str] | None = None,
-        train_fraction: float = 1.0,
-        on_bad_image: Literal["error", "skip"] = "error",
-        augmentation: dict[str, float] | None = None,
-        seed: int = 0,
-        landmark_file: str | None = None,
+        **options: Unpack[FileOptions],
     ) -> None:
         check_fractions(validation_fraction)
-        super().__init__(
-            root,
-            image_size,
-            crop,
-            batch_size,
-            num_workers,
-            attributes,
-            train_fraction,
-            on_bad_image,
-            augmentation,
-            seed,
-            landmark_file,
-        )
+        super().__init__(**options)
         self.label_set, self.validation_fraction = label_set, validation_fraction
 
     def read_table(self) -> FaceTable:

@@ -7,7 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -31,6 +31,22 @@ log = logging.getLogger(__name__)
 DATA_ENVIRONMENT_VARIABLE = "FACEATTR_DATA"
 
 
+class FileOptions(TypedDict, total=False):
+    """The arguments that a data module of files hands on to `FaceDataModule`, where they are explained."""
+
+    root: str | None
+    image_size: int
+    crop: Sequence[int] | None
+    batch_size: int
+    num_workers: int | None
+    attributes: Sequence[str] | None
+    train_fraction: float
+    on_bad_image: Literal["error", "skip"]
+    augmentation: dict[str, float] | None
+    seed: int
+    landmark_file: str | None
+
+
 class FaceDataModule(LightningDataModule, ABC):
     """Base of the data modules: a subclass says how its annotations are read and, if not from files, its images.
 
@@ -40,7 +56,7 @@ class FaceDataModule(LightningDataModule, ABC):
     Args:
         root: the data set's folder; ``None`` takes the environment variable ``FACEATTR_DATA`` plus the data set's name.
         image_size: height and width of the network's input in pixels.
-        crop: (left, top, right, bottom) of the source image in pixels.
+        crop: (left, top, right, bottom) of the source image in pixels; ``None`` takes `default_crop`.
         batch_size: samples per process and step.
         num_workers: loader processes per training process; ``None`` takes none on CPU, where the network keeps every
             core busy, and up to eight beside a GPU.
@@ -59,12 +75,14 @@ class FaceDataModule(LightningDataModule, ABC):
     """Of the data set; also its folder under ``FACEATTR_DATA``."""
     source_size: tuple[int, int]
     """(height, width) in pixels that every image of the data set has."""
+    default_crop: tuple[int, int, int, int]
+    """(left, top, right, bottom) in pixels."""
 
     def __init__(
         self,
         root: str | None = None,
         image_size: int = 128,
-        crop: Sequence[int] = (0, 20, 178, 198),
+        crop: Sequence[int] | None = None,
         batch_size: int = 64,
         num_workers: int | None = None,
         attributes: Sequence[str] | None = None,
@@ -75,6 +93,7 @@ class FaceDataModule(LightningDataModule, ABC):
         landmark_file: str | None = None,
     ) -> None:
         super().__init__()
+        crop = self.default_crop if crop is None else crop
         check_crop(crop, self.source_size)
         left, top, right, bottom = crop
         self.crop = (left, top, right, bottom)

@@ -47,6 +47,7 @@ class Synthetic(FaceDataModule):
 
     name = "synthetic"
     source_size = synthetic_faces.IMAGE_SIZE
+    default_crop = (0, 20, 178, 198)
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class Synthetic(FaceDataModule):
         cache_dir: str = "~/.cache/faceattr-lightning",
         draw_seed: int = 0,
         image_size: int = 64,
-        crop: Sequence[int] = (0, 20, 178, 198),
+        crop: Sequence[int] | None = None,
         batch_size: int = 64,
         num_workers: int | None = None,
         attributes: Sequence[str] | None = None,
