@@ -17,6 +17,8 @@ from torch.nn import functional
 
 from faceattr_lightning.models.losses import labelled_count
 
+_PRIOR_LOGIT = 2.0
+
 
 def convolutions(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """Return two 3x3 convolutions, each normalised over groups of channels: (B, inputs, h, w) to (B, outputs, h, w).
@@ -38,12 +40,17 @@ class MaskNetwork(nn.Module):
 
     Args:
         groups: K >= 1, of masks.
+        prior: float (K, h, w) in {0, 1}, masks that the network starts from, as a rule those of the mean face, so that
+            it learns in what a face differs; ``None`` for none. Ours.
         width: channels of the first level; each further level has twice as many.
         depth: number of levels >= 1, the first at half of the input's resolution, each further one at half of that.
     """
 
-    def __init__(self, groups: int, width: int = 16, depth: int = 4) -> None:
+    prior: Tensor | None
+
+    def __init__(self, groups: int, prior: Tensor | None = None, width: int = 16, depth: int = 4) -> None:
         super().__init__()
+        self.register_buffer("prior", None if prior is None else _PRIOR_LOGIT * (2 * prior[None] - 1))
         widths = [width * 2**level for level in range(depth)]
         self.multiple = 2**depth
         """Height and width are padded to multiples of it."""
@@ -81,8 +88,10 @@ class MaskNetwork(nn.Module):
         for level in self.up:
             upsampled = functional.interpolate(features, scale_factor=2, mode="nearest")
             features = level(torch.cat([upsampled, skipped.pop()], dim=1))
-        logits = functional.interpolate(self.heads(features), scale_factor=2, mode="bilinear")
-        return logits[..., :height, :width]
+        logits = functional.interpolate(self.heads(features), scale_factor=2, mode="bilinear")[..., :height, :width]
+        if self.prior is not None:
+            logits = logits + functional.interpolate(self.prior, size=(height, width), mode="bilinear")
+        return logits
 
 
 def mask_loss(logits: Tensor, masks: Tensor, valid: Tensor) -> Tensor:

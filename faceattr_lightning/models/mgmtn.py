@@ -211,8 +211,8 @@ class MGMTN(AttributeModule):
         parts: dict[str, list[str]] | None = None,
         masks: Masks = "learned",
         joint: bool = False,
-        mask_epochs: int = 2,
-        mask_lr: float = 5e-3,
+        mask_epochs: int = 3,
+        mask_lr: float = 1e-2,
         mask_width: int = 16,
         mask_weight: float = 10.0,
         mask_checkpoint: str | None = None,
@@ -235,8 +235,7 @@ class MGMTN(AttributeModule):
         self.pretraining = MaskPretraining(mask_epochs, mask_lr)
         source: MaskNetwork | Tensor | None = None
         if self.learns_masks:
-            self._mean_masks()  # refuses landmarks from which no mask can be drawn
-            source = MaskNetwork(len(self.groups), mask_width).requires_grad_(joint)
+            source = MaskNetwork(len(self.groups), self._mean_masks(), mask_width).requires_grad_(joint)
         elif masks != "none":
             source = self._mean_masks()
             source = random_masks(source, seed=0) if masks == "random" else source

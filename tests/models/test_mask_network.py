@@ -104,3 +104,15 @@ def test_training_raises_the_iou() -> None:
         schedule.step()
     after = iou()
     assert (after > 0.5).all() and (after - before > 0.25).all(), (before, after)
+
+
+def test_a_network_with_a_prior_starts_from_it() -> None:
+    prior = torch.zeros(2, 16, 16)
+    prior[0, :8], prior[1, :, 8:] = 1, 1
+    network = MaskNetwork(2, prior, width=4)
+    torch.nn.init.zeros_(network.heads.weight)
+    torch.nn.init.zeros_(network.heads.bias)
+    masks = network(torch.rand(3, 3, 32, 32)) > 0
+    expected = torch.zeros(2, 32, 32, dtype=torch.bool)
+    expected[0, :16], expected[1, :, 16:] = True, True
+    assert torch.equal(masks, expected.expand(3, -1, -1, -1))
