@@ -63,6 +63,7 @@ _SHOWN = (
     "age_one_off_accuracy",
     "age_majority_accuracy",
     "mask_iou",
+    "mask_iou_of_mean_face",
 )
 
 

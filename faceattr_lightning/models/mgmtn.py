@@ -280,14 +280,18 @@ class MGMTN(AttributeModule):
         return {"masks": self.mask_weight * mask_loss(*self.with_annotations(output["mask_logits"], batch))}
 
     def measures(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """Also, for learned masks, ``mask_iou_<group>``: intersection over union with the annotation, and ``mask_iou``,
-        their mean.
+        """Also, for learned masks, ``mask_iou_<group>``: intersection over union with the annotation, ``mask_iou``,
+        their mean, and ``mask_iou_of_mean_face``, that mean for the masks of the mean face as a constant answer.
         """
         found = super().measures(output, batch)
         if "mask_logits" in output and batch["landmarks"].shape[1]:
             logits, masks, valid = self.with_annotations(output["mask_logits"], batch)
             iou = mask_iou(logits > 0, masks, valid)
             found["mask_iou"] = iou.nanmean(dim=1)
+            network = self.network.mask_network
+            assert network is not None and network.prior is not None
+            mean_face = functional.adaptive_avg_pool2d(network.prior, masks.shape[-1]) > 0
+            found["mask_iou_of_mean_face"] = mask_iou(mean_face.expand_as(masks), masks, valid).nanmean(dim=1)
             found |= {f"mask_iou_{group}": column for group, column in zip(self.groups, iou.unbind(dim=1), strict=True)}
         return found
 
