@@ -515,6 +515,8 @@ def check_backbone(config: Config) -> Iterator[str]:
 
 def check_attributes(config: Config) -> Iterator[str]:
     """Check attribute names and groups where the vocabulary is known without reading a file."""
+    from faceattr_lightning.models.mtl_cnn import check_tasks
+
     available = _vocabulary(_get(config, "data"))
     if available is None:
         return
@@ -528,6 +530,12 @@ def check_attributes(config: Config) -> Iterator[str]:
         yield from problems
         if not problems:
             yield from _check_masks(config, list(resolve_groups(groups, attributes)))
+        required = _get(config, "model.required_tasks")
+        if _matches(required, list[Literal["age_group", "gender", "visual"]]) and _is_sound(config, "data"):
+            # What the data module refuses is told by `check_constructors`.
+            with suppress(ConfigError, DataError):
+                ages = bool(build(config["data"]).age_group_names)
+                yield from _attempt("model.required_tasks", check_tasks, required, attributes, ages)
 
 
 def _check_masks(config: Config, groups: list[str]) -> Iterator[str]:
@@ -538,7 +546,8 @@ def _check_masks(config: Config, groups: list[str]) -> Iterator[str]:
     if _matches(parts, dict[str, list[str]] | None):
         problems = list(_attempt("model.parts", parts_of_groups, groups, parts))
         yield from problems
-        if isinstance(checkpoint, str) and not problems:
+        # A run that goes on has its mask network in its own checkpoint.
+        if isinstance(checkpoint, str) and not problems and _get(config, "ckpt_path") is None:
             yield from _attempt("model.mask_checkpoint", read_mask_network, checkpoint, parts_of_groups(groups, parts))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from faceattr_lightning.data.table import Split
 from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.models.mgmtn import read_mask_network
 from faceattr_lightning.tasks.checkpoint import load_model
-from tests.data.writers import write_celeba, write_fairface, write_lfwa
+from tests.data.writers import write_adience, write_celeba, write_fairface, write_lfwa
 from tests.runs import SMALL, assert_same_state, rows, run, run_dirs, state, summary
 
 SIZES = {
@@ -56,8 +57,9 @@ def test_a_run_goes_on_exactly_and_its_checkpoint_tests_alike(model: str, tiny_d
 
 def test_masks_are_trained_first_kept_frozen_and_used_again(tiny_data: Path, tmp_path: Path) -> None:
     given = [*SMALL, *SIZES["mgmtn"], "trainer.max_epochs=1"]
-    finished = run(*given, data=tiny_data, output=tmp_path / "one")
-    assert "Mask network, epoch 0: loss" in finished.stdout
+    finished = run(*given, "model.mask_epochs=3", data=tiny_data, output=tmp_path / "one")
+    losses = [float(loss) for loss in re.findall(r"Mask network, epoch \d: loss ([\d.]+)", finished.stdout)]
+    assert len(losses) == 3 and losses[2] < losses[0]
     (one,) = run_dirs(tmp_path / "one")
     found = summary(one)
     groups = ("mouth", "ear", "lower_face", "cheeks", "nose", "eyes", "hair", "object")
@@ -71,6 +73,14 @@ def test_masks_are_trained_first_kept_frozen_and_used_again(tiny_data: Path, tmp
     assert "Mask network" not in finished.stdout
     second = state(run_dirs(tmp_path / "two")[0])
     assert masks and all(torch.equal(second[name], tensor) for name, tensor in masks.items())
+
+    # No annotation is needed then: data without landmarks, and images of another size, take the same masks.
+    bare = tmp_path / "data"
+    shutil.copytree(tiny_data, bare)
+    (bare / "celeba/list_landmarks_align_celeba.txt").unlink()
+    run(*given, again, "data.image_size=96", data=bare, output=tmp_path / "bare")
+    kept = state(run_dirs(tmp_path / "bare")[0])
+    assert all(torch.equal(kept[name], tensor) for name, tensor in masks.items() if not name.endswith("prior"))
 
     other = run(*given, again, "model.groups=ps_mcnn", data=tiny_data, output=tmp_path / "three", check=False)
     assert other.returncode == 1 and "Traceback" not in other.stderr
@@ -132,6 +142,45 @@ def test_fused_databases_are_reported_one_by_one(fused_data: Path, tmp_path: Pat
     (tested_dir,) = run_dirs(tmp_path, "test")
     for name in ("attributes", *(f"attributes_{name}" for name in tables)):
         assert (tested_dir / f"report/{name}.csv").read_text() == (report / f"{name}.csv").read_text()
+
+
+def test_a_member_alone_has_its_own_bias(fused_data: Path, tmp_path: Path) -> None:
+    """Alone, LFWA is the first data set; in training it was the second."""
+    given = [*SMALL[1:], *SIZES["mtl_cnn"], "data=fused", "data.sets=[celeba,lfwa]", "model.database_bias=true"]
+    run(*given, "model.optimizer.lr=0.05", data=fused_data, output=tmp_path)
+    (run_dir,) = run_dirs(tmp_path)
+    best = run_dir / "checkpoints/best.ckpt"
+    biases = state(run_dir, "best")["network.database_bias"]
+    assert (biases[0] - biases[1]).abs().max() > 0.05
+    given = ["task=test", f"ckpt_path={best}", "data=lfwa", "data.image_size=64"]
+    run(*given, data=fused_data, output=tmp_path)
+    (tested,) = run_dirs(tmp_path, "test")
+    alone, member = rows(tested / "report/attributes.csv"), rows(run_dir / "report/attributes_lfwa.csv")
+    for metric in ("accuracy", "average_precision", "ece"):
+        assert [row[metric] for row in alone] == [row[metric] for row in member]
+
+
+def test_other_age_groups_are_no_test(fused_data: Path, tmp_path: Path) -> None:
+    write_adience(tmp_path / "data/adience", people=15)
+    short = [*SMALL[1:], "model=baseline", "trainer.max_epochs=1"]
+    run(*short, "data=fairface", "data.validation_fraction=0.3", data=fused_data, output=tmp_path)
+    given = ["task=test", "ckpt_path=best", "data=adience", "data.image_size=64"]
+    finished = run(*given, data=tmp_path / "data", output=tmp_path, check=False)
+    assert finished.returncode == 1 and "Traceback" not in finished.stderr
+    assert "data: its age groups (0-2, 4-6, " in finished.stderr
+
+
+def test_weights_of_groups_are_those_of_both_processes(tiny_data: Path, tmp_path: Path) -> None:
+    weights = []
+    for devices, batch_size in ((1, 16), (2, 8)):
+        output = tmp_path / str(devices)
+        sizes = [f"trainer.devices={devices}", f"data.batch_size={batch_size}", "trainer.max_epochs=3"]
+        plain = ["data.augmentation=null", "model.dropout=0.0", "model.optimizer.lr=1e-6"]
+        run(*SMALL, *SIZES["far_amtn"], *sizes, *plain, data=tiny_data, output=output)
+        weights.append(state(run_dirs(output)[0])["weighting.weights"])
+    # Batch statistics differ by process; the weights hardly do.
+    torch.testing.assert_close(weights[0], weights[1], atol=0.05, rtol=0)
+    assert len(weights[0].unique()) > 1
 
 
 def test_a_model_of_landmarks_without_landmarks(tiny_data: Path, tmp_path: Path) -> None:

@@ -46,11 +46,15 @@ class MaskPretraining(Callback):
         loader: DataLoader[Batch] = datamodule.train_dataloader()
         limit = trainer.limit_train_batches
         steps = min(len(loader), limit) if isinstance(limit, int) else max(1, int(limit * len(loader)))
+        if trainer.max_steps != -1:
+            steps = min(steps, trainer.max_steps)
+        if not steps:
+            return
         optimizer = torch.optim.AdamW(network.parameters(), lr=self.lr)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=self.epochs * steps)
         for epoch in range(self.epochs):
             loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-            losses, ious = [], []
+            losses, ious, known = [], [], []
             description = f"Masks, epoch {epoch}/{self.epochs - 1}"
             batches = itertools.islice(loader, steps)
             shown = track(batches, description, steps, disable=not trainer.is_global_zero, transient=True)
@@ -67,8 +71,17 @@ class MaskPretraining(Callback):
                 optimizer.step()
                 schedule.step()
                 losses.append(loss.detach())
+                known.append(valid.float().mean())
                 ious.append(mask_iou(logits.detach() > 0, masks, valid).nanmean())
             if trainer.is_global_zero:
                 loss_mean, iou_mean = float(torch.stack(losses).mean()), float(torch.stack(ious).nanmean())
-                log.info("Mask network, epoch %d: loss %.3f, IoU %.3f on training faces", epoch, loss_mean, iou_mean)
+                share = 100 * float(torch.stack(known).mean())
+                log.info(
+                    "Mask network, epoch %d: loss %.3f, IoU %.3f on the %.0f %% of training faces whose landmarks all "
+                    "lie inside the crop",
+                    epoch,
+                    loss_mean,
+                    iou_mean,
+                    share,
+                )
         network.requires_grad_(False)

@@ -164,6 +164,8 @@ class DWSWeighting(TaskWeighting):
 
     before: Tensor
     """float64 (K,), L_g of the window before the last, NaN where not known."""
+    loss_sum: Tensor
+    loss_count: Tensor
 
     def __init__(
         self, attributes: int, group_of: Sequence[int] = (), temperature: float = 2.0, smoothing: float = 0.0
@@ -178,26 +180,36 @@ class DWSWeighting(TaskWeighting):
             raise ConfigError(problems)
         self.temperature, self.smoothing = temperature, smoothing
         self.register_buffer("before", torch.full((max(self.group_of) + 1,), torch.nan, dtype=torch.float64))
-        # No buffers: DDP would replace a rank's own sums by the first rank's.
-        self._sum, self._count = torch.zeros(2, attributes, dtype=torch.float64)
+        self.register_buffer("loss_sum", torch.zeros(attributes, dtype=torch.float64))
+        self.register_buffer("loss_count", torch.zeros(attributes, dtype=torch.float64))
+        # This rank's since the last end of an epoch. No buffer: DDP would replace it by the first rank's.
+        self._own = torch.zeros(2, attributes, dtype=torch.float64)
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: AttributeModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._sum = self._sum.to(outputs["label_counts"].device)
-        self._count = self._count.to(self._sum)
-        self._sum += outputs["attribute_losses"] * outputs["label_counts"]
-        self._count += outputs["label_counts"]
+        step = torch.stack([outputs["loss_sums"].double(), outputs["label_counts"].double()])
+        self._own = self._own.to(step.device) + step
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
         if not fitting(trainer):
             return
-        total = trainer.strategy.reduce(torch.stack([self._sum, self._count]), reduce_op="sum")
-        assert isinstance(total, Tensor)
-        self.update(total[0] / total[1])
-        self._sum.zero_()
-        self._count.zero_()
+        self._collect(trainer)
+        self.update(self.loss_sum / self.loss_count)
+        self.loss_sum.zero_()
+        self.loss_count.zero_()
         self.remember()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
+        # Into the checkpoint, where validation is not run every epoch.
+        self._collect(trainer)
+
+    def _collect(self, trainer: Trainer) -> None:
+        total = trainer.strategy.reduce(self._own.to(self.loss_sum.device), reduce_op="sum")
+        assert isinstance(total, Tensor)
+        self.loss_sum += total[0]
+        self.loss_count += total[1]
+        self._own.zero_()
 
     def update(self, losses: Tensor) -> None:
         """End a window.

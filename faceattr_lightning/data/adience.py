@@ -175,6 +175,7 @@ class Adience(FaceDataModule):
     name = "adience"
     source_size = IMAGE_SIZE
     default_crop = (0, 0, 816, 816)
+    age_group_names = ADIENCE_AGE_GROUPS
 
     def __init__(
         self,

@@ -121,6 +121,7 @@ class FairFace(FaceDataModule):
     name = "fairface"
     source_size = IMAGE_SIZE
     default_crop = (0, 0, 224, 224)
+    age_group_names = FAIRFACE_AGE_GROUPS
 
     def __init__(
         self,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -94,9 +96,12 @@ class Fused(FaceDataModule):
     ) -> None:
         self.sets, self.weights, self.age_groups = list(sets), weights, age_groups
         self._check(members)
-        self.members: list[FaceDataModule] = [
-            build(members[name], image_size=image_size, seed=seed, attributes=None, augmentation=None) for name in sets
-        ]
+        self.members: list[FaceDataModule] = []
+        for name in sets:
+            with _named(name):
+                options = {"image_size": image_size, "seed": seed, "attributes": None, "augmentation": None}
+                self.members.append(build(members[name], **options))
+        self.age_group_names = self._age_groups()
         # The crop of a fused data set is its first member's.
         self.source_size = self.members[0].source_size
         super().__init__(
@@ -116,25 +121,25 @@ class Fused(FaceDataModule):
             member.prepare_data()
 
     def find_data(self) -> None:
-        for member in self.members:
-            member.find_data()
+        for name, member in zip(self.sets, self.members, strict=True):
+            with _named(name):
+                member.find_data()
 
     def read_table(self) -> FaceTable:
-        for member in self.members:
-            member.setup()
+        for name, member in zip(self.sets, self.members, strict=True):
+            with _named(name):
+                member.setup()
         tables = [member.table for member in self.members]
         self._starts = np.cumsum([0, *map(len, tables[:-1])]).astype(np.int64)
         names = self._union(tables)
         count = self._landmark_count(tables)
-        age_groups = self._age_groups(tables)
         attributes = np.full((sum(map(len, tables)), len(names)), -1, dtype=np.int8)
+        # Each member's own are in pixels of its own images; `source` has them as fractions.
         landmarks = np.full((len(attributes), count, 2), np.nan, dtype=np.float32)
         for table, start in zip(tables, self._starts, strict=True):
             rows = slice(start, start + len(table))
             columns = [names.index(canonical_attribute(name)) for name in table.attribute_names]
             attributes[rows, columns] = table.attributes
-            if table.landmarks.shape[1]:
-                landmarks[rows] = table.landmarks
         return FaceTable(
             name=self.name,
             root=tables[0].root.parent,
@@ -145,9 +150,12 @@ class Fused(FaceDataModule):
             image_size=tables[0].image_size,
             landmarks=landmarks,
             identity=_distinct([table.identity for table in tables]),
-            age_groups=age_groups,
+            age_groups=self.age_group_names,
             age_group=np.concatenate(
-                [table.age_group if table.age_groups == age_groups else np.full(len(table), -1) for table in tables]
+                [
+                    table.age_group if table.age_groups == self.age_group_names else np.full(len(table), -1)
+                    for table in tables
+                ]
             ),
             databases=tuple(self.sets),
             database=np.repeat(np.arange(len(tables)), [len(table) for table in tables]),
@@ -207,8 +215,9 @@ class Fused(FaceDataModule):
             raise ConfigError([f"data.sets: the data sets have different numbers of landmarks: {listed}."])
         return found.pop() if found else 0
 
-    def _age_groups(self, tables: Sequence[FaceTable]) -> tuple[str, ...]:
-        by_name = {name: table.age_groups for name, table in zip(self.sets, tables, strict=True) if table.age_groups}
+    def _age_groups(self) -> tuple[str, ...]:
+        named = zip(self.sets, self.members, strict=True)
+        by_name = {name: member.age_group_names for name, member in named if member.age_group_names}
         if self.age_groups is not None:
             if self.age_groups not in by_name:
                 having = ", ".join(by_name) or "none of the sets"
@@ -233,12 +242,32 @@ class Fused(FaceDataModule):
         for name in (self.weights or {}).keys() ^ set(self.sets) if self.weights is not None else ():
             problems.append(f"data.weights: expected a weight for each of {', '.join(self.sets)}; see '{name}'.")
         problems += [
+            f"data.members.{name}.train_fraction: it is not used; set data.train_fraction for all."
+            for name in self.sets
+            if members.get(name, {}).get("train_fraction", 1) != 1
+        ]
+        problems += [
             f"data.weights.{name}: expected a positive number, found {weight}."
             for name, weight in (self.weights or {}).items()
             if weight <= 0
         ]
         if problems:
             raise ConfigError(sorted(problems))
+
+
+@contextmanager
+def _named(member: str) -> Iterator[None]:
+    """Let errors name the keys of a member."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError([_renamed(problem, member) for problem in error.problems]) from error
+    except DataError as error:
+        raise DataError(_renamed(str(error), member)) from error
+
+
+def _renamed(text: str, member: str) -> str:
+    return re.sub(r"\bdata\.(?=[a-z])", f"data.members.{member}.", text)
 
 
 def _distinct(identities: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -77,6 +77,8 @@ class FaceDataModule(LightningDataModule, ABC):
     """(height, width) in pixels that every image of the data set has."""
     default_crop: tuple[int, int, int, int]
     """(left, top, right, bottom) in pixels."""
+    age_group_names: tuple[str, ...] = ()
+    """Of the age groups that the data set labels, youngest first."""
 
     def __init__(
         self,

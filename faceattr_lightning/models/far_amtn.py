@@ -56,6 +56,8 @@ class GroupGate(nn.Module):
 class WSGSA(LastBlock):
     """Weight-shared group-specific attention, in the place of a backbone's last block.
 
+    It holds K feature maps: many small groups on large images take memory accordingly.
+
     Args:
         block: f.
         channels: of its input.

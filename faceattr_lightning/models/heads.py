@@ -27,16 +27,17 @@ class InAttributeOrder(nn.Module):
         columns: for each group the columns of the logits that it predicts; together each column once.
     """
 
-    position: Tensor
-
     def __init__(self, columns: Sequence[Sequence[int]]) -> None:
         super().__init__()
         order = torch.tensor([column for members in columns for column in members])
-        self.register_buffer("position", order.argsort(), persistent=False)
+        # No buffer: weight averaging would average it with itself, and cut the result down to whole numbers.
+        self._position = order.argsort()
 
     def forward(self, logits: Sequence[Tensor]) -> Tensor:
         """Return float (B, A) for a float (B, A_g) of each group."""
-        return torch.cat(list(logits), dim=1)[:, self.position]
+        joined = torch.cat(list(logits), dim=1)
+        self._position = self._position.to(joined.device)
+        return joined[:, self._position]
 
 
 class GroupHeads(nn.Module):

@@ -9,7 +9,8 @@ classified.
 
 Ours, not the paper's: masked *average* pooling, ``sum(G) / sum(P)``, since plain pooling would shrink small parts;
 ``g_j = FC_j(concat over scales)`` and ``global = FC(GAP(F_5))`` of 512, fused by ``z_j = a g_j + (1 - a) global`` with
-``a = sigmoid(W [g_j; global])``; the mask loss; that the U-Net is trained first and frozen; masks from 68 or five
+``a = sigmoid(W [g_j; global])``; masks of soft edges, a sigmoid's, instead of binary ones; that the U-Net starts from
+the mean face; the mask loss; that the U-Net is trained first and frozen; masks from 68 or five
 points; the membership of the groups, the parts of other groupings' groups, and the head of age groups.
 """
 
@@ -172,8 +173,9 @@ def parts_of_groups(groups: Sequence[str], parts: Mapping[str, Sequence[str]] | 
 class MGMTN(AttributeModule):
     """`MGMTNNetwork` trained with binary cross-entropies; for the other arguments see `AttributeModule`.
 
-    Its mask network is trained first, by `MaskPretraining`, and frozen; or with the rest (``joint``). Data without
-    landmarks has nothing to learn masks from: then ``learned`` gives way to ``template``, with a warning.
+    Its mask network is trained first, by `MaskPretraining`, and frozen; or with the rest (``joint``); or taken from a
+    checkpoint. Data without landmarks has nothing to learn masks from: then ``learned`` gives way to ``template``, with
+    a warning.
 
     Args:
         groups: the paper's eight, ``face_parts``; any other grouping works (see `PARTS_OF_GROUP`).
@@ -225,8 +227,12 @@ class MGMTN(AttributeModule):
         )
         self.save_hyperparameters(logger=False)
         self.parts = parts_of_groups(list(self.groups), parts)
-        self.learns_masks = masks == "learned" and landmarks > 0
-        if masks == "learned" and not landmarks:
+        if mask_checkpoint is not None and masks != "learned":
+            raise ConfigError([f"model.mask_checkpoint: masks that are '{masks}' take none; leave it out."])
+        if joint and masks == "learned" and not landmarks:
+            raise ConfigError(["model.joint: the data has no landmarks to learn masks from; see task=annotate."])
+        self.learns_masks = masks == "learned" and (landmarks > 0 or mask_checkpoint is not None)
+        if masks == "learned" and not self.learns_masks:
             log.warning(
                 "mgmtn: the data has no landmarks to draw masks from, so that every image gets those of the mean face. "
                 "task=annotate finds landmarks; then set data.landmark_file."
@@ -253,6 +259,9 @@ class MGMTN(AttributeModule):
         super().load_pretrained(pretrained)
         if self.mask_checkpoint is not None and self.network.mask_network is not None:
             state, network = read_mask_network(self.mask_checkpoint, self.parts), self.network.mask_network
+            assert network.prior is not None
+            # Of images of another size, perhaps.
+            state["prior"] = functional.interpolate(state["prior"], network.prior.shape[-2:], mode="bilinear")
             try:
                 network.load_state_dict(state)
             except RuntimeError as error:

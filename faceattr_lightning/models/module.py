@@ -156,8 +156,9 @@ class AttributeModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         output = self.predict(batch)
-        label_counts = labelled_count(batch["attributes"] >= 0)
-        attribute_losses = attribute_bce(output["logits"], batch["attributes"], label_counts)
+        labelled = batch["attributes"] >= 0
+        count = labelled_count(labelled)
+        attribute_losses = attribute_bce(output["logits"], batch["attributes"], count)
         terms = {"attributes": (self.weighting.weights * attribute_losses).sum()}
         if "age_group" in output:
             terms["age_group"] = age_group_loss(output["age_group"], batch["age_group"])
@@ -170,8 +171,8 @@ class AttributeModule(LightningModule):
         for name, value in logged.items():
             bar, size = name == "train/loss", len(batch["image"])
             self.log(name, value, on_step=False, on_epoch=True, prog_bar=bar, batch_size=size, sync_dist=True)
-        # Beside the loss, for the weighting.
-        return {"loss": loss, "attribute_losses": attribute_losses.detach(), "label_counts": label_counts}
+        # Beside the loss, for the weighting: each attribute's sum over this rank's samples, and their number.
+        return {"loss": loss, "loss_sums": attribute_losses.detach() * count, "label_counts": labelled.sum(dim=0)}
 
     def on_train_epoch_start(self) -> None:
         # Dropout, too, is a pure function of (seed, epoch, rank), so that a resumed run goes on exactly.

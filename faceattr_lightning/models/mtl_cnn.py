@@ -152,17 +152,17 @@ class MTLCNNNetwork(nn.Module):
 
         Args:
             image: (B, 3, H, W), in the range 0 to 255.
-            database: int64 (B,), where the images are from; ``None`` takes the mean of an attribute's biases.
+            database: int64 (B,), where the images are from; -1, as ``None`` for all, takes the mean of an attribute's
+                biases.
         """
         embeddings = self.gates(self.embedding(self.backbone(image)))
         attributes = embeddings[:, : len(self.weight)]
         logits = (attributes * self.weight).sum(dim=2) + self.bias
         if self.database_bias is not None:
             biases = self.shared * self.database_bias
-            if database is None:
-                logits = logits + biases.sum(dim=0) / self.shared.sum(dim=0).clamp(min=1)
-            else:
-                logits = logits + biases[database]
+            mean = biases.sum(dim=0, keepdim=True) / self.shared.sum(dim=0).clamp(min=1)
+            # The last row is that of -1.
+            logits = logits + (mean if database is None else torch.cat([biases, mean])[database])
         age = logits.new_empty(len(logits), 0) if self.age_head is None else self.age_head(embeddings[:, -1])
         if self.correlation is not None:
             age, logits = self.correlation(age, logits)
@@ -193,8 +193,14 @@ class CenterLoss(nn.Module):
         self.register_buffer("centers", torch.zeros(len(classes), max(classes), width))
 
     def distances(self, embeddings: Tensor) -> Tensor:
-        """Return the squared distances to a task's centres, float (B, T', C), for float (B, T', D) of the first T'."""
-        return (embeddings[:, :, None] - self.centers[: embeddings.shape[1]]).square().sum(dim=3)
+        """Return the squared distances of attributes to the centres of absence and presence, float (B, A, 2), for
+        float (B, A, D) of the first A tasks.
+        """
+        centers = self.centers[: embeddings.shape[1], :2]
+        # Without a tensor of (B, A, 2, D), which four hundred attributes would make large.
+        products = torch.einsum("bad,acd->bac", embeddings, centers)
+        squares = embeddings.square().sum(dim=2)[:, :, None] + centers.square().sum(dim=2)
+        return (squares - 2 * products).clamp(min=0)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return each task's loss, float (T,), 0 for a task without a label; of a rank as `labelled_count` has it.
@@ -212,11 +218,13 @@ class CenterLoss(nn.Module):
     def update(self, embeddings: Tensor, labels: Tensor) -> None:
         """Move the centres; equally on every rank, each of which has to call it. Arguments as of `forward`."""
         classes = torch.arange(self.centers.shape[1], device=labels.device)
-        member = (labels[:, :, None] == classes).to(embeddings.dtype)
+        member = (labels[:, :, None] == classes).float()
         count = summed_over_ranks(member.sum(dim=0))
-        total = summed_over_ranks(torch.einsum("btc,btd->tcd", member, embeddings))
+        # In mixed precision, sums over a batch would be too coarse.
+        with torch.autocast(embeddings.device.type, enabled=False):
+            total = summed_over_ranks(torch.einsum("btc,btd->tcd", member, embeddings.float()))
         step = (total - count[:, :, None] * self.centers) / (1 + count[:, :, None])
-        self.centers.add_(self.rate * step.to(self.centers.dtype))
+        self.centers.add_(self.rate * step)
 
 
 class MTLCNN(AttributeModule):
@@ -224,7 +232,7 @@ class MTLCNN(AttributeModule):
 
     Args:
         groups: nothing in it depends on groups; they order the report, and a weighting may use them.
-        databases: names of the fused data sets; one where nothing is fused.
+        databases: names of the fused data sets; one where nothing is fused. Another data set gets the mean bias.
         labelled: for each database bool (A,), whether it labels the attribute.
         database_bias: whether an attribute that several databases label has a bias of its own in each.
         gates: see `MTLCNNNetwork`, like ``correlation``, ``width`` and ``dropout``.
@@ -264,8 +272,9 @@ class MTLCNN(AttributeModule):
             attribute_names, preprocessing, groups, weighting, calibration, optimizer, schedule, age_groups
         )
         self.save_hyperparameters(logger=False)
-        self._require(required_tasks or [])
+        check_tasks(required_tasks or [], attribute_names, bool(age_groups))
         self.databases = list(databases or ())
+        self._trained_as = list(range(max(1, len(self.databases))))
         counts = np.array(labelled or [[True] * len(attribute_names)]).sum(axis=0)
         shared = [[bool(here and count > 1) for here, count in zip(row, counts, strict=True)] for row in labelled or ()]
         self.network = MTLCNNNetwork(
@@ -282,8 +291,14 @@ class MTLCNN(AttributeModule):
         classes = [2] * len(attribute_names) + [len(self.age_groups)] * bool(self.age_groups)
         self.center_loss = CenterLoss(classes, width, center_rate)
 
+    def setup(self, stage: str) -> None:
+        # A data set may stand at another place than in training, or alone.
+        present = self.trainer.datamodule.table.databases  # type: ignore[attr-defined]
+        self._trained_as = [self.databases.index(name) if name in self.databases else -1 for name in present]
+
     def predict(self, batch: Batch) -> Output:
-        return self.network(batch["image"], batch["database"])  # type: ignore[no-any-return]
+        database = torch.tensor(self._trained_as, device=self.device)[batch["database"]]
+        return self.network(batch["image"], database)  # type: ignore[no-any-return]
 
     def extra_losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         embeddings, labels = self._tasks(output, batch)
@@ -307,7 +322,7 @@ class MTLCNN(AttributeModule):
         share of pairs in which the signs agree.
         """
         found: dict[str, Any] = {}
-        if self.network.gates.kind != "none":
+        if self.network.gates.kind != "none" and self.network.gates.tasks > 1:
             found["gate_spread"] = float(self.network.gates.theta.sigmoid().std(dim=0).mean())
         if self.network.correlation is not None:
             pairs = {}
@@ -327,21 +342,22 @@ class MTLCNN(AttributeModule):
             labels = torch.cat([labels, batch["age_group"][:, None]], dim=1)
         return embeddings, labels
 
-    def _require(self, tasks: Sequence[Task]) -> None:
-        present = {
-            "age_group": bool(self.age_groups),
-            "gender": GENDER in self.attribute_names,
-            "visual": any(name != GENDER for name in self.attribute_names),
-        }
-        missing = [task for task in tasks if not present[task]]
-        if missing:
-            raise ConfigError(
-                [
-                    f"model.required_tasks: the data has no {task.replace('_', ' ')} labels; choose a data set that "
-                    "has (the README's table says which), or leave it out of the list."
-                    for task in missing
-                ]
-            )
+
+def check_tasks(tasks: Sequence[Task], attribute_names: Sequence[str], age_groups: bool) -> None:
+    """Raise a ConfigError for each of the tasks that data with such labels lacks."""
+    present = {
+        "age_group": age_groups,
+        "gender": GENDER in attribute_names,
+        "visual": any(name != GENDER for name in attribute_names),
+    }
+    problems = [
+        f"model.required_tasks: the data has no {task.replace('_', ' ')} labels; choose a data set that has (the "
+        "README's table says which), or leave it out of the list."
+        for task in tasks
+        if not present[task]
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _ratio(distances: Tensor, labels: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from faceattr_lightning.data.images import check_image, read_image
 from faceattr_lightning.errors import ConfigError, DataError
 from faceattr_lightning.instantiate import build
 from faceattr_lightning.keypoints import KeypointModel
+from faceattr_lightning.landmarks import LANDMARK_COLUMNS
 
 if TYPE_CHECKING:
     from faceattr_lightning.strategy import Process
@@ -72,6 +73,9 @@ def annotate(config: dict[str, Any], ranks: list[Process]) -> None:
     """
     node = config["keypoints"]
     points = build(node).points
+    if points not in LANDMARK_COLUMNS:
+        known = ", ".join(map(str, LANDMARK_COLUMNS))
+        raise ConfigError([f"keypoints: {node['_target_']} gives {points} points; known are layouts of {known}."])
     images = _of_folder(config["images"]) if config["images"] is not None else _of_data_set(config["data"])
     check_writable(images.files)
     run_dir = Path(config["paths"]["run_dir"])

@@ -83,6 +83,11 @@ def check_fit(model: AttributeModule, datamodule: FaceDataModule) -> None:
             )
             + "."
         )
+    there = list(datamodule.table.age_groups)
+    if model.age_groups and there and there != model.age_groups:
+        problems.append(
+            f"data: its age groups ({', '.join(there)}) are not the checkpoint's ({', '.join(model.age_groups)})."
+        )
     if datamodule.image_size != model.preprocessing.image_size:
         problems.append(
             "data.image_size: the checkpoint was trained at "

@@ -62,13 +62,17 @@ def check_same_run(checkpoint: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise a ConfigError unless a run goes on with what it was begun with, and to an end that it has not passed."""
     before = checkpoint[CHECKPOINT_KEY]["config"]
     # Where the files are, and how they are read, may change on another machine.
-    free = {"root", "cache_dir", "landmark_file", "num_workers", "pretrained"}
+    free = {"root", "cache_dir", "landmark_file", "mask_checkpoint", "num_workers", "pretrained"}
+
+    def bound(node: Any) -> Any:
+        return {key: bound(value) for key, value in node.items() if key not in free} if isinstance(node, dict) else node
+
     problems = [
         f"{part}.{key}: the checkpoint was trained with {before[part].get(key)!r}, not {now[part].get(key)!r}; "
         "repeat the overrides of the run."
         for part in ("model", "backbone", "data", "weighting", "calibration")
         for key in sorted(before[part].keys() | now[part].keys())
-        if key not in free and before[part].get(key) != now[part].get(key)
+        if key not in free and bound(before[part].get(key)) != bound(now[part].get(key))
     ]
     done, wanted = epochs_done(checkpoint), now["trainer"]["max_epochs"]
     if wanted is not None and -1 < wanted < done:

@@ -1,6 +1,8 @@
 """DMM-CNN's weights against a computation by hand."""
 
 import math
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -132,3 +134,18 @@ def test_dws_without_a_label_of_a_group() -> None:
 def test_dws_refuses(options: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=f"weighting.{next(iter(options))}"):
         DWSWeighting(3, **options)
+
+
+def test_dws_counts_the_labels_that_are_there() -> None:
+    weighting = DWSWeighting(2, group_of=[0, 1])
+    trainer: Any = SimpleNamespace(strategy=SimpleNamespace(reduce=lambda values, reduce_op: values))
+    # Three batches: the first attribute has labels in one of them, the second never.
+    for losses, counts in (([1.4, 0.0], [2, 0]), ([0.0, 0.0], [0, 0]), ([0.0, 0.0], [0, 0])):
+        outputs = {"loss_sums": torch.tensor(losses), "label_counts": torch.tensor(counts)}
+        weighting.on_train_batch_end(trainer, cast(Any, None), outputs, None, 0)
+    weighting.on_train_epoch_end(trainer, cast(Any, None))
+    mean = weighting.loss_sum / weighting.loss_count
+    assert float(mean[0]) == pytest.approx(0.7) and mean[1].isnan()
+    # An epoch without validation goes on with the same window; what is saved between is whole.
+    weighting.on_train_epoch_end(trainer, cast(Any, None))
+    assert weighting.loss_count.tolist() == [2, 0]

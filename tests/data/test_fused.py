@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from faceattr_lightning.attributes import CELEBA_ATTRIBUTES
+from faceattr_lightning.attributes import ADIENCE_AGE_GROUPS, CELEBA_ATTRIBUTES
 from faceattr_lightning.data.celeba import CelebA
 from faceattr_lightning.data.fused import Fused
 from faceattr_lightning.data.lfwa import LFWA
 from faceattr_lightning.data.order import BatchRequest, EpochOrder, Mix
 from faceattr_lightning.data.table import Split
 from faceattr_lightning.errors import ConfigError, DataError
-from tests.data.writers import write_celeba, write_lfwa
+from tests.data.writers import write_adience, write_celeba, write_fairface, write_lfwa
 
 Make = Callable[..., Fused]
 
@@ -163,22 +163,40 @@ def test_two_names_of_one_attribute_are_refused(make: Make) -> None:
         fused.setup()
 
 
-def test_different_age_groups_have_to_be_chosen(make: Make) -> None:
-    def with_ages(**options: Any) -> Fused:
-        fused = make(["celeba", "lfwa"], **options)
-        for index, (module, groups) in enumerate(zip(fused.members, (("0-2", "3-9"), ("0-2", "4-6")), strict=True)):
-            module.setup()
-            module.table.age_groups = groups
-            module.table.age_group[:] = index
-        return fused
+def test_different_age_groups_have_to_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_fairface(tmp_path / "fairface", n_train=20, n_val=8)
+    write_adience(tmp_path / "adience", people=15)
+    monkeypatch.setenv("FACEATTR_DATA", str(tmp_path))
 
+    def make(**options: Any) -> Fused:
+        members = {
+            "fairface": {"_target_": "faceattr_lightning.data.fairface.FairFace", "validation_fraction": 0.3},
+            "adience": {"_target_": "faceattr_lightning.data.adience.Adience"},
+        }
+        return Fused(["fairface", "adience"], members, image_size=32, **options)
+
+    # Known from the names alone, before a file is read.
     with pytest.raises(ConfigError, match="an age in one is outside every group of the other"):
-        with_ages().setup()
-    with pytest.raises(ConfigError, match="'adience' has no age groups"):
-        with_ages(age_groups="adience").setup()
-    fused = with_ages(age_groups="lfwa")
+        make()
+    with pytest.raises(ConfigError, match="'celeba' has no age groups"):
+        make(age_groups="celeba")
+    fused = make(age_groups="adience")
     fused.setup()
-    assert fused.table.age_groups == ("0-2", "4-6")
-    assert (fused.table.age_group[fused.table.database == 0] == -1).all()
-    assert (fused.table.age_group[fused.table.database == 1] == 1).all()
-    assert fused.training_age_groups().tolist() == [0, 1]
+    table = fused.table
+    assert table.age_groups == ADIENCE_AGE_GROUPS
+    assert (table.age_group[table.database == 0] == -1).all()
+    ages = table.age_group[table.database == 1]
+    assert np.array_equal(ages, fused.members[1].table.age_group) and (ages >= 0).any()
+    shares = fused.training_age_groups()
+    assert len(shares) == 8 and float(shares.sum()) == pytest.approx(1)
+
+
+def test_errors_name_the_members_keys(make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FACEATTR_DATA", str(tmp_path))
+    with pytest.raises(
+        DataError, match=r"data\.members\.celeba\.root: there is no folder .* Set data\.members\.celeba\.root="
+    ):
+        make(["celeba", "lfwa"]).find_data()
+    with pytest.raises(ConfigError, match=r"data\.members\.celeba\.train_fraction: it is not used"):
+        members = {"celeba": {"_target_": "faceattr_lightning.data.celeba.CelebA", "train_fraction": 0.5}}
+        Fused(["celeba"], members)

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from faceattr_lightning.attributes import CELEBA_ATTRIBUTES
 from faceattr_lightning.errors import ConfigError
@@ -163,6 +164,16 @@ def test_weights_are_loaded_into_the_block_and_its_copies(tmp_path: Any) -> None
     for name, tensors in network.backbone.tensors().items():
         assert len(tensors) == (3 if name.startswith("layer4.0.") else 1)
         assert all(torch.equal(tensor, wanted[name]) for tensor in tensors), name
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.9999])
+def test_weight_averaging_keeps_the_order_of_the_attributes(decay: float) -> None:
+    network = FARAMTNNetwork(backbone(), columns(7), width=16).eval()
+    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    for _ in range(3):
+        averaged.update_parameters(network)
+    image = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    torch.testing.assert_close(averaged(image)["logits"], network(image)["logits"])
 
 
 def test_the_module_makes_a_gate_per_group() -> None:

@@ -93,6 +93,13 @@ def test_center_loss_and_update_by_hand() -> None:
     assert loss.centers[1, 1].tolist() == [8, 9]  # no sample of this class
 
 
+def test_distances_to_the_two_centres() -> None:
+    loss, embeddings = CenterLoss([2, 2, 9], width=4), torch.randn(3, 2, 4)
+    torch.nn.init.normal_(loss.centers)
+    expected = (embeddings[:, :, None] - loss.centers[:2, :2]).square().sum(dim=3)
+    torch.testing.assert_close(loss.distances(embeddings), expected)
+
+
 def test_a_task_without_a_label_has_no_center_loss() -> None:
     embeddings = torch.randn(3, 2, 4, requires_grad=True)
     loss = CenterLoss([2, 2], width=4)
@@ -128,6 +135,8 @@ def test_a_bias_per_database_for_shared_names_only() -> None:
         )
     torch.testing.assert_close(second - first, torch.tensor([2.0, 2.0, 0.0, 0.0, 3.0]))
     torch.testing.assert_close(unknown - first, torch.tensor([1.0, 1.0, 0.0, 0.0, 3.0]))
+    with torch.no_grad():
+        torch.testing.assert_close(model(image, torch.full((2,), -1))["logits"][0], unknown)
 
 
 def test_only_attributes_of_several_databases_are_shared() -> None:
