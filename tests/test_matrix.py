@@ -130,7 +130,9 @@ def test_one_step(
     assert state(tmp_path / "run")["weighting.weights"].isfinite().all()
 
 
-@pytest.mark.parametrize("model", ["dmm_cnn", "far_amtn", "mgmtn", "mtl_cnn"])
+@pytest.mark.parametrize(
+    "model", ["mtl_cnn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dmm_cnn", "far_amtn", "mgmtn"))]
+)
 def test_two_processes(model: str, all_data: Path, tmp_path: Path) -> None:
     """On fused data, where labels are missing and a rank may have none of one."""
     given: list[Any] = [*overrides(model, "fused", "dws", "dmm", all_data), "callbacks.report.grid=0"]

@@ -35,7 +35,9 @@ def fused_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("model", SIZES)
+@pytest.mark.parametrize(
+    "model", ["mgmtn", *(pytest.param(name, marks=pytest.mark.slow) for name in SIZES if name != "mgmtn")]
+)
 def test_a_run_goes_on_exactly_and_its_checkpoint_tests_alike(model: str, tiny_data: Path, tmp_path: Path) -> None:
     three = [*SMALL, *SIZES[model], "trainer.max_epochs=3"]
     run(*three, data=tiny_data, output=tmp_path / "whole")
@@ -90,6 +92,7 @@ def test_masks_are_trained_first_kept_frozen_and_used_again(tiny_data: Path, tmp
         read_mask_network(str(run_dirs(tmp_path / "four")[0] / "checkpoints/best.ckpt"), [])
 
 
+@pytest.mark.slow
 def test_masks_learned_jointly_change(tiny_data: Path, tmp_path: Path) -> None:
     run(*SMALL, *SIZES["mgmtn"], "model.joint=true", data=tiny_data, output=tmp_path)
     (run_dir,) = run_dirs(tmp_path)
@@ -170,6 +173,7 @@ def test_other_age_groups_are_no_test(fused_data: Path, tmp_path: Path) -> None:
     assert "data: its age groups (0-2, 4-6, " in finished.stderr
 
 
+@pytest.mark.slow
 def test_weights_of_groups_are_those_of_both_processes(tiny_data: Path, tmp_path: Path) -> None:
     weights = []
     for devices, batch_size in ((1, 16), (2, 8)):
