@@ -264,7 +264,7 @@ class MTLCNN(AttributeModule):
         correlation: Correlation = "detached",
         width: int = 512,
         dropout: float = 0.2,
-        center_weight: float = 0.001,
+        center_weight: float = 0.0001,
         center_rate: float = 0.5,
         required_tasks: list[Task] | None = None,
     ) -> None:
@@ -307,11 +307,16 @@ class MTLCNN(AttributeModule):
         return {"center": loss}
 
     def measures(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """Also ``center_distance_ratio``: the distance of an embedding to the centre of its own class over that to the
-        other class's, a mean over the labelled attributes. Below 1: nearer to its own; the smaller, the more compact.
+        """Also two means over the labelled attributes: ``center_distance``, an embedding's distance to the centre of
+        its own class in units of its length, 0 where a class is a point; and ``center_distance_ratio``, that distance
+        over the one to the other class's centre, below 1 where it is nearer to its own.
         """
-        distances = self.center_loss.distances(output["embeddings"])
-        return {**super().measures(output, batch), "center_distance_ratio": _ratio(distances, batch["attributes"])}
+        distances, labels = self.center_loss.distances(output["embeddings"]), batch["attributes"]
+        lengths = output["embeddings"].norm(dim=2).clamp(min=1e-6)
+        own = distances.gather(2, labels.long().clamp(min=0)[:, :, None])[:, :, 0].sqrt()
+        found = {"center_distance_ratio": _ratio(distances, labels)}
+        found["center_distance"] = torch.where(labels >= 0, own / lengths, torch.nan).nanmean(dim=1)
+        return {**super().measures(output, batch), **found}
 
     def facts(self, datamodule: FaceDataModule) -> dict[str, Any]:
         """Return what gates and correlation module learned.

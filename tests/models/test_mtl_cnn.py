@@ -196,6 +196,24 @@ def test_the_losses_of_a_step() -> None:
     assert torch.equal(model.center_loss.centers[2], centers[2])  # no label of the third attribute
 
 
+def test_the_distance_to_the_own_centre_in_lengths() -> None:
+    model = module(["Male", "Smiling"])
+    nn.init.normal_(model.center_loss.centers)
+    embeddings, labels = torch.randn(3, 2, 16), torch.tensor([[1, 0], [0, -1], [-1, -1]], dtype=torch.int8)
+    batch: Any = {"attributes": labels}
+    found = model.measures({"logits": torch.zeros(3, 2), "embeddings": embeddings}, batch)
+    centers = model.center_loss.centers
+
+    def distance(sample: int, task: int, label: int) -> float:
+        return float((embeddings[sample, task] - centers[task, label]).norm() / embeddings[sample, task].norm())
+
+    expected = [(distance(0, 0, 1) + distance(0, 1, 0)) / 2, distance(1, 0, 0)]
+    assert found["center_distance"][:2].tolist() == pytest.approx(expected, rel=1e-4)
+    ratios = [distance(0, 0, 1) / distance(0, 0, 0), distance(0, 1, 0) / distance(0, 1, 1)]
+    assert float(found["center_distance_ratio"][0]) == pytest.approx(sum(ratios) / 2, rel=1e-4)
+    assert found["center_distance"][2].isnan() and found["center_distance_ratio"][2].isnan()
+
+
 def test_label_correlations_against_numpy() -> None:
     labels = np.random.default_rng(0).integers(-1, 2, (200, 4)).astype(np.int8)
     labels[:, 3] = np.where(labels[:, 0] >= 0, 1 - labels[:, 0], -1)
