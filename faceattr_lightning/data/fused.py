@@ -34,9 +34,10 @@ class FusedSource:
         self._sources, self._starts, self._landmarks = sources, starts, landmarks
 
     def images(self, rows: NDArray[np.int64]) -> Tensor:
-        parts = [source.images(rows[place] - start) for place, source, start in self._split(rows)]
-        merged = torch.cat(parts).contiguous(memory_format=torch.channels_last)
-        return merged[self._back(rows)]
+        split = self._split(rows)
+        merged = torch.cat([source.images(rows[place] - start) for place, source, start in split])
+        back = np.concatenate([place for place, _, _ in split]).argsort()
+        return merged[torch.from_numpy(back)].contiguous(memory_format=torch.channels_last)
 
     def landmarks(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         points = torch.zeros(len(rows), self._landmarks, 2)
@@ -53,9 +54,6 @@ class FusedSource:
         return [
             (np.flatnonzero(owner == index), self._sources[index], self._starts[index]) for index in np.unique(owner)
         ]
-
-    def _back(self, rows: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(np.concatenate([place for place, _, _ in self._split(rows)]).argsort())
 
 
 class Fused(FaceDataModule):
@@ -167,10 +165,9 @@ class Fused(FaceDataModule):
         return FusedSource([member.source() for member in self.members], self._starts, landmarks)
 
     def source_images(self, rows: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
-        owner = np.searchsorted(self._starts, rows, side="right") - 1
         return [
             self.members[index].source_images(np.array([row - self._starts[index]]))[0]
-            for row, index in zip(rows, owner, strict=True)
+            for row, index in zip(rows, self.table.database[rows], strict=True)
         ]
 
     def mix(self, rows: NDArray[np.int64]) -> Mix:
