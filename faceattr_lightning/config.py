@@ -345,6 +345,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "seed": int,
         "ckpt_path": str | None,
         "images": str | None,
+        "keep_freed_memory": bool,
         "task": _Node,
         "model": _Node,
         "backbone": _Node,
@@ -358,7 +359,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "paths": _Node,
     },
     "paths": {"output_dir": str, "run_dir": str, "cache_dir": str},
-    "backbone": {"name": str, "pretrained": bool | str},
+    "backbone": {"name": str, "pretrained": bool | str, "freeze": int | Literal["all"], "channels_last": bool},
     "model.schedule": {"name": Literal["one_cycle", "cosine", "constant"], "warmup": float},
 }
 """The keys of the parts that are no call and their types; required are those that may not be None."""
@@ -388,8 +389,11 @@ INJECTED: dict[str, tuple[str, ...]] = {
 }
 """The arguments of a call that the program gives itself."""
 
-REQUIRED: dict[str, tuple[str, ...]] = {"trainer": ("accelerator", "devices", "num_nodes", "strategy")}
+REQUIRED: dict[str, tuple[str, ...]] = {"trainer": ("accelerator", "devices", "num_nodes", "strategy", "precision")}
 """The arguments that the program reads from a call's node, whatever their defaults."""
+
+CHOSEN: dict[str, dict[str, Any]] = {"trainer": {"precision": Literal["auto"]}}
+"""Values of a call's arguments for which the program puts in another one."""
 
 RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "seed": ("from 0 to 4294967295", lambda value: 0 <= value < 2**32),
@@ -399,6 +403,7 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "data.image_size": ("of at least 32", lambda value: value >= 32),
     "data.num_workers": ("of at least 0", lambda value: value >= 0),
     "data.train_fraction": ("in (0, 1]", lambda value: 0 < value <= 1),
+    "backbone.freeze": ("of at least 0, or all", lambda value: value >= 0),
     "model.dropout": ("in [0, 1)", lambda value: 0 <= value < 1),
     "model.hidden": ("of at least 1", lambda value: value >= 1),
     "model.pyramid_channels": ("of at least 1", lambda value: value >= 1),
@@ -419,6 +424,7 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda value: value == 0,
     ),
     "trainer.num_nodes": ("of at least 1", lambda value: value >= 1),
+    "task.calibration_images": ("of at least 1", lambda value: value >= 1),
 }
 """Key to what its number has to be, where no constructor says so in time."""
 
@@ -510,7 +516,9 @@ def check_backbone(config: Config) -> Iterator[str]:
         if not problems and _matches(image_size, int) and image_size >= 32:
             model = locate(config["model"]["_target_"]) if _is_sound(config, "model") else None
             needs = getattr(model, "backbone_needs", "map")
-            yield from _attempt("backbone", backbone.check_feature_map, name, image_size, needs)
+            freeze = _get(config, "backbone.freeze")
+            freeze = freeze if freeze == "all" or (_matches(freeze, int) and freeze >= 0) else 0
+            yield from _attempt("backbone", backbone.check_feature_map, name, image_size, needs, freeze)
 
 
 def check_attributes(config: Config) -> Iterator[str]:
@@ -605,6 +613,7 @@ def check_devices(config: Config) -> Iterator[str]:
 
 def check_trainer(config: Config) -> Iterator[str]:
     """Make the Trainer, for what Lightning itself refuses in its arguments and beside our callbacks."""
+    from faceattr_lightning.precision import AUTO
     from faceattr_lightning.strategy import choose_accelerator, choose_strategy
 
     node = _get(config, "trainer")
@@ -626,7 +635,9 @@ def check_trainer(config: Config) -> Iterator[str]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                build(node, accelerator=accelerator, strategy=strategy, callbacks=made, logger=False)
+                precision = None if node["precision"] == AUTO else node["precision"]
+                chosen = {"accelerator": accelerator, "strategy": strategy, "precision": precision}
+                build(node, **chosen, callbacks=made, logger=False)
         finally:
             logging.disable(logging.NOTSET)
 
@@ -655,6 +666,14 @@ def check_checkpoint(config: Config) -> Iterator[str]:
         yield from _attempt("ckpt_path", lambda: read_checkpoint(newest_checkpoint(ckpt_path, output_dir)))
 
 
+def check_packages(config: Config) -> Iterator[str]:
+    """Check that the packages are there which a task needs beside the package's own."""
+    from faceattr_lightning.export.onnx import check_installed
+
+    if str(_get(config, "task._target_")) == "faceattr_lightning.tasks.export.export":
+        yield from _attempt("task", check_installed)
+
+
 CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
     check_sections,
     check_calls,
@@ -669,6 +688,7 @@ CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
     check_length,
     check_batch,
     check_checkpoint,
+    check_packages,
 )
 """Each yields its problems, on its own: a value that has the wrong type is another one's problem."""
 
@@ -766,6 +786,8 @@ def _check_call(path: str, node: Config) -> Iterator[str]:
         yield f"{path}.{key}: the program gives this argument itself; leave it out."
     if takes_more:
         kinds = {**dict.fromkeys(arguments, Any), **kinds}
+    for key, kind in CHOSEN.get(path, {}).items():
+        kinds[key] = kind | kinds.get(key, Any)
     needed = [key for key in (*required, *REQUIRED.get(path, ())) if key not in injected]
     yield from _compare(path, arguments, {key: kind for key, kind in kinds.items() if key not in injected}, needed)
 

@@ -31,13 +31,13 @@ SMALL_DMM = ["model=dmm_cnn", "model.hidden=16", "model.pyramid_channels=8"]
 
 
 def run(
-    *overrides: str, data: Path, output: Path, check: bool = True, **environment: str
+    *overrides: str, data: Path, output: Path, check: bool = True, timeout: float | None = 400, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run ``python run.py`` with overrides; ``data`` is the folder that holds ``celeba``."""
     command = [sys.executable, "run.py", *overrides, f"paths.output_dir={quote(str(output))}"]
     variables = {**os.environ, "FACEATTR_DATA": str(data), "COLUMNS": "200", **environment}
     finished = subprocess.run(
-        command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=400, check=False
+        command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=timeout, check=False
     )
     if check:
         assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-5000:]

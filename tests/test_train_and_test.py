@@ -15,6 +15,7 @@ from faceattr_lightning.attributes import CELEBA_ATTRIBUTES
 from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.models.dmm_cnn import DMMCNN
 from faceattr_lightning.models.module import CHECKPOINT_KEY
+from faceattr_lightning.strategy import quote
 from faceattr_lightning.tasks.checkpoint import load_model
 from tests.runs import SMALL, SMALL_DMM, assert_same_state, rows, run, run_dirs, state, summary
 
@@ -273,3 +274,24 @@ def test_uniform_and_fixed_stay_as_they_are(tiny_data: Path, tmp_path: Path) -> 
     last = state(run_dirs(tmp_path)[0])
     assert torch.equal(last["weighting.weights"], torch.ones(40))
     assert torch.equal(last["calibrator.thresholds"], torch.full((40,), 0.5))
+
+
+def test_fast_trainer_resumes_exactly(tiny_data: Path, tmp_path: Path) -> None:
+    """Small images first and averaged weights: a run that is interrupted ends as one that is not."""
+    fast = [*SMALL, *SMALL_DMM, "trainer=fast", "trainer.max_epochs=3"]
+    run(*fast, data=tiny_data, output=tmp_path / "whole")
+    stop = "++callbacks.stop={_target_: tests.runs.StopAfter, epoch: 0}"
+    run(*fast, stop, data=tiny_data, output=tmp_path / "parts")
+    last = run_dirs(tmp_path / "parts")[0] / "checkpoints" / "last.ckpt"
+    run(*fast, f"ckpt_path={quote(str(last))}", data=tiny_data, output=tmp_path / "parts")
+    assert_same_state(state(run_dirs(tmp_path / "whole")[0]), state(run_dirs(tmp_path / "parts")[1]))
+
+
+def test_frozen_backbone_and_bfloat16(tiny_data: Path, tmp_path: Path) -> None:
+    """A linear probe: only the head moves, under mixed precision with a fused optimiser too."""
+    probe = [*SMALL, "model=baseline", "backbone.freeze=all", "trainer.precision=bf16-mixed", "trainer.max_epochs=1"]
+    run(*probe, data=tiny_data, output=tmp_path)
+    run(*probe, "seed=0", "model.optimizer.lr=0.5", data=tiny_data, output=tmp_path)
+    first, second = (state(folder) for folder in run_dirs(tmp_path))
+    moved = {name for name, tensor in first.items() if name.startswith("network.") and not tensor.equal(second[name])}
+    assert moved == {"network.head.3.weight", "network.head.3.bias"}

@@ -60,11 +60,12 @@ def augment(batch: Batch, settings: Augmentation) -> Batch:
     attribute labels have no side and stay.
 
     Args:
-        batch: with ``augmentation``, float32 (B, `RANDOM_NUMBERS`).
+        batch: with ``augmentation``, float32 (B, `RANDOM_NUMBERS`). Its ``image`` may be changed in place.
         settings: the ranges.
 
     Returns:
-        the batch without ``augmentation``; ``image`` is float32 in [0, 255].
+        the batch without ``augmentation``; ``image`` is float32 in [0, 255], or what it was if nothing but mirror images
+        are asked for.
     """
     randoms = dict(zip(_COLUMNS, batch["augmentation"].unbind(dim=1), strict=True))
     signed = {name: 2 * value - 1 for name, value in randoms.items()}
@@ -72,37 +73,59 @@ def augment(batch: Batch, settings: Augmentation) -> Batch:
     zoom = 1 + settings.scale * signed["scale"]
     shift = torch.stack([settings.shift * signed["shift_x"], settings.shift * signed["shift_y"]], dim=1)
 
-    image = _warp(batch["image"].float(), flipped, zoom, shift)
-    image = _recolour(
-        image,
-        brightness=1 + settings.brightness * signed["brightness"],
-        contrast=1 + settings.contrast * signed["contrast"],
-        saturation=1 + settings.saturation * signed["saturation"],
-    )
+    image = batch["image"]
+    if settings.scale or settings.shift:
+        image = _warp(image, flipped, zoom, shift)
+    elif settings.flip:
+        _flip(image, flipped)
+    if settings.brightness or settings.contrast or settings.saturation:
+        image = _recolour(
+            image,
+            brightness=1 + settings.brightness * signed["brightness"],
+            contrast=1 + settings.contrast * signed["contrast"],
+            saturation=1 + settings.saturation * signed["saturation"],
+        )
     landmarks, valid = _move_landmarks(batch["landmarks"], batch["landmarks_valid"], flipped, zoom, shift)
     changed: Batch = {**batch, "image": image, "landmarks": landmarks, "landmarks_valid": valid}
     del changed["augmentation"]
     return changed
 
 
+def _flip(image: Tensor, flipped: Tensor) -> None:
+    chosen = flipped.nonzero().flatten()
+    if image.device.type == "cpu":
+        # Image by image is four times as fast as by an index, which is what a GPU needs.
+        for row in chosen.tolist():
+            image[row] = image[row].flip(-1)
+    else:
+        image[chosen] = image[chosen].flip(-1)
+
+
 def _warp(image: Tensor, flipped: Tensor, zoom: Tensor, shift: Tensor) -> Tensor:
+    size = image.shape[-1]
     mirror = torch.where(flipped, -1.0, 1.0)
-    # affine_grid asks where an output pixel comes from, in [-1, 1]: the inverse of the change that landmarks undergo.
-    theta = image.new_zeros(len(image), 2, 3)
-    theta[:, 0, 0] = mirror / zoom
-    theta[:, 1, 1] = 1 / zoom
-    theta[:, 0, 2] = -2 * shift[:, 0] * mirror / zoom
-    theta[:, 1, 2] = -2 * shift[:, 1] / zoom
-    grid = functional.affine_grid(theta, list(image.shape), align_corners=False)
-    return functional.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    # Where an output pixel comes from, in [-1, 1]: the inverse of the change that landmarks undergo. Without a rotation
+    # x depends on the column alone and y on the row: affine_grid, which does not know that, takes ten times as long.
+    centres = (torch.arange(size, device=image.device) + 0.5) * (2 / size) - 1
+    x = (centres - 2 * shift[:, :1]) * (mirror / zoom)[:, None]
+    y = (centres - 2 * shift[:, 1:]) / zoom[:, None]
+    shape = (len(image), size, size)
+    grid = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=-1)
+    return functional.grid_sample(image.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _recolour(image: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
-    image = image * brightness[:, None, None, None]
-    grey = (image * image.new_tensor(_LUMA)[:, None, None]).sum(dim=1, keepdim=True)
-    image = torch.lerp(grey, image, saturation[:, None, None, None])
-    image = torch.lerp(grey.mean(dim=(2, 3), keepdim=True), image, contrast[:, None, None, None])
-    return image.clamp_(0, 255)
+    """Scale by the brightness, then move from grey by the saturation, then from the mean grey by the contrast.
+
+    All three are linear in the channels, and so one 3 x 3 matrix and one offset a sample.
+    """
+    pixels = image.float().contiguous().flatten(start_dim=2)
+    luma = pixels.new_tensor(_LUMA)
+    matrix = saturation[:, None, None] * torch.eye(3, device=image.device) + (1 - saturation)[:, None, None] * luma
+    mean_grey = pixels.mean(dim=2) @ luma
+    offset = ((1 - contrast) * brightness * mean_grey)[:, None, None]
+    changed = torch.baddbmm(offset, (contrast * brightness)[:, None, None] * matrix, pixels)
+    return changed.clamp_(0, 255).view(image.shape)
 
 
 def _move_landmarks(

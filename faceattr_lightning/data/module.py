@@ -22,7 +22,7 @@ from faceattr_lightning.data.augment import Augmentation, augment
 from faceattr_lightning.data.batch import Batch
 from faceattr_lightning.data.dataset import CroppedSource, FaceDataset, FaceSource, FileStore, ImageStore
 from faceattr_lightning.data.order import EpochOrder, Mix
-from faceattr_lightning.data.preprocessing import Preprocessing, check_crop
+from faceattr_lightning.data.preprocessing import Preprocessing, check_crop, resize
 from faceattr_lightning.data.table import FaceTable, Split
 from faceattr_lightning.errors import ConfigError, DataError
 
@@ -106,6 +106,8 @@ class FaceDataModule(LightningDataModule, ABC):
         self.landmark_file = landmark_file
         self.first_epoch = 0
         """The epoch that training goes on with: workers fetch ahead before Lightning says which one it is."""
+        self.train_size: int | None = None
+        """Height and width of the training images in pixels, where they are not to be ``image_size``."""
         self._table: FaceTable | None = None
         self._store: ImageStore | None = None
 
@@ -285,6 +287,8 @@ class FaceDataModule(LightningDataModule, ABC):
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        if self.train_size is not None and self.trainer is not None and self.trainer.training:
+            batch["image"] = resize(batch["image"], self.train_size)
         if "augmentation" in batch:
             assert self.augmentation is not None
             return augment(batch, self.augmentation)

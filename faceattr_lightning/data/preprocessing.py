@@ -59,10 +59,7 @@ class Preprocessing:
         """
         left, top, right, bottom = self.crop
         batch = torch.from_numpy(source).permute(0, 3, 1, 2)[:, :, top:bottom, left:right]
-        if batch.shape[-2:] == (self.image_size, self.image_size):
-            return batch.contiguous(memory_format=torch.channels_last)
-        size = (self.image_size, self.image_size)
-        return functional.interpolate(batch, size=size, mode="bilinear", antialias=True)
+        return resize(batch, self.image_size)
 
     def landmarks(self, source: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
         """Move landmarks from source pixels into the crop.
@@ -81,6 +78,26 @@ class Preprocessing:
         )
         valid = ((scaled >= 0) & (scaled <= 1)).all(dim=-1)
         return torch.where(valid[..., None], scaled, 0.0).float(), valid
+
+
+def resize(image: Tensor, size: int) -> Tensor:
+    """Scale images with an antialiased bilinear filter.
+
+    Args:
+        image: uint8 or float (B, 3, H, W).
+        size: height and width of the result in pixels.
+
+    Returns:
+        (B, 3, size, size) of the same type, in channels-last memory.
+    """
+    if image.shape[-2:] == (size, size):
+        return image.contiguous(memory_format=torch.channels_last)
+    # On a GPU torch has the filter for floating point alone.
+    source = image if image.device.type == "cpu" else image.float()
+    scaled = functional.interpolate(source, size=(size, size), mode="bilinear", antialias=True)
+    if image.dtype == torch.uint8 and scaled.dtype != torch.uint8:
+        scaled = scaled.round().clamp(0, 255).to(torch.uint8)
+    return scaled.contiguous(memory_format=torch.channels_last)
 
 
 def check_crop(crop: Sequence[int], source_size: tuple[int, int]) -> None:

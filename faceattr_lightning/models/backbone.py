@@ -6,8 +6,9 @@ import copy
 import functools
 import importlib
 import importlib.util
+import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,15 +34,23 @@ class Backbone(nn.Module):
         mean: per RGB channel, of values in [0, 1].
         std: per RGB channel, of values in [0, 1].
         image_size: height and width of its images in pixels.
+        channels_last: keep the convolutions' weights, and so their images, in this memory format.
 
     Raises:
         ConfigError: timm has no such model, or its output for such images is no (B, C, h, w) feature map.
     """
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
+    pixel_scale: Tensor
+    pixel_shift: Tensor
 
-    def __init__(self, name: str, mean: tuple[float, ...], std: tuple[float, ...], image_size: int = 64) -> None:
+    def __init__(
+        self,
+        name: str,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        image_size: int = 64,
+        channels_last: bool = True,
+    ) -> None:
         super().__init__()
         check_backbone(name)
         self.name = name
@@ -50,14 +59,17 @@ class Backbone(nn.Module):
         except (AssertionError, TypeError) as error:  # some models can't be made without their head
             raise _no_feature_map(name, image_size) from error
         # Convolutions run 1.2 to 2 times as fast in this memory format, on CPUs and on GPUs with tensor cores.
-        self.body: Any = body.to(memory_format=torch.channels_last)
+        self.body: Any = body.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         self.channels = int(body.num_features)
         self.image_size = image_size
         self._leave_out_the_head(image_size)
         self._stand_in: tuple[str, str] | None = None
+        self._freeze: int | Literal["all"] = 0
+        self._frozen: list[nn.Module] = []
         # Not persistent: they follow from the preprocessing, which the checkpoint holds once.
-        self.register_buffer("pixel_mean", 255 * torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", 255 * torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        scale = 1 / (255 * torch.tensor(std).view(1, -1, 1, 1))
+        self.register_buffer("pixel_scale", scale, persistent=False)
+        self.register_buffer("pixel_shift", -255 * torch.tensor(mean).view(1, -1, 1, 1) * scale, persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the last feature map.
@@ -70,6 +82,48 @@ class Backbone(nn.Module):
         """
         features: Tensor = self.body.forward_features(self._normalised(image))
         return features
+
+    def freeze(self, stages: int | Literal["all"]) -> None:
+        """Let the first stages keep their weights and the statistics that they normalise by: no gradient is computed
+        for them, and none of their activations kept.
+
+        Args:
+            stages: how many, from the image on, of timm's ``feature_info``; all of them, or ``all``, for the whole
+                network.
+
+        Raises:
+            ConfigError: the network has fewer stages.
+        """
+        known = list(self.body.feature_info)
+        if stages != "all" and stages > len(known):
+            raise ConfigError([f"backbone.freeze: '{self.name}' has {len(known)} stages, not {stages}."])
+        self._freeze = stages
+        if stages == 0:
+            return
+        modules = dict(self.body.named_modules())
+        if stages == "all" or stages == len(known):
+            # What stands in for the last block brings parts of its own, which timm's weights do not know.
+            for tensor in itertools.chain.from_iterable(self.tensors().values()):
+                tensor.requires_grad_(False)
+            self._frozen = [module for module in modules.values() if not any(_trained(module))]
+        else:
+            last = known[stages - 1]["module"]
+            names = list(modules)
+            inside = [place for place, name in enumerate(names) if name == last or name.startswith(f"{last}.")]
+            if not inside:
+                raise _no_stages(self.name)
+            # The modules stand in the order in which timm makes them, which is that of the computation.
+            first = [modules[name] for name in names[1 : inside[-1] + 1]]
+            self._frozen = [module for module in first if set(module.modules()).issubset(first)]
+            for module in self._frozen:
+                module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Backbone:
+        super().train(mode)
+        for module in self._frozen:
+            module.train(False)
+        return self
 
     def scales(self, image: Tensor) -> list[Tensor]:
         """Return the feature maps of the last three scales, of `scale_channels`; the last one is `forward`'s.
@@ -115,6 +169,7 @@ class Backbone(nn.Module):
             raise _no_stages(self.name)
         self.body.set_submodule(path, make(self.body.get_submodule(path), *channels))
         self._stand_in = (f"{path}.", f"{path}.blocks.")
+        self.freeze(self._freeze)
 
     def last_stage_parameters(self) -> int:
         """Return how many parameters the last stage has, as timm made it."""
@@ -136,7 +191,8 @@ class Backbone(nn.Module):
         return held
 
     def _normalised(self, image: Tensor) -> Tensor:
-        return (image.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+        # One pass over the image instead of three.
+        return torch.addcmul(self.pixel_shift, image.to(self.pixel_scale.dtype), self.pixel_scale)
 
     def _last_block(self) -> tuple[str, str]:
         """Return the paths of the last stage and of its last block, which has weights."""
@@ -214,13 +270,19 @@ def check_backbone(name: str, pretrained: bool | str = False) -> None:
 
 
 @functools.cache
-def check_feature_map(name: str, image_size: int, needs: Literal["map", "scales", "blocks"] = "map") -> None:
+def check_feature_map(
+    name: str,
+    image_size: int,
+    needs: Literal["map", "scales", "blocks"] = "map",
+    freeze: int | Literal["all"] = 0,
+) -> None:
     """Check without memory for weights that a `Backbone` can be made of a timm model, and has what a network needs.
 
     Args:
         name: of the timm model.
         image_size: height and width of its images in pixels.
         needs: ``scales`` for `Backbone.scales`, ``blocks`` for `Backbone.replace_last_block`.
+        freeze: see `Backbone.freeze`.
 
     Raises:
         ConfigError: it can't, or has not.
@@ -231,6 +293,11 @@ def check_feature_map(name: str, image_size: int, needs: Literal["map", "scales"
             backbone.scale_channels()
         elif needs == "blocks":
             backbone.last_stage_parameters()
+        backbone.freeze(freeze)
+
+
+def _trained(module: nn.Module) -> Iterator[bool]:
+    return (parameter.requires_grad for parameter in module.parameters())
 
 
 def _no_feature_map(name: str, image_size: int) -> ConfigError:

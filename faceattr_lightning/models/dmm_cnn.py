@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from faceattr_lightning.data.batch import Batch
 from faceattr_lightning.models.backbone import Backbone
-from faceattr_lightning.models.heads import InAttributeOrder, hidden_layer, pooled_head
+from faceattr_lightning.models.heads import InAttributeOrder, LogitLayer, hidden_layer, pooled_head
 from faceattr_lightning.models.losses import landmark_smooth_l1
 from faceattr_lightning.models.module import AttributeModule
 from faceattr_lightning.models.output import Output
@@ -58,7 +58,7 @@ def pyramid_branch(channels: int, outputs: int, hidden: int, reduced: int, dropo
         pyramid,
         *hidden_layer(reduced * pyramid.bins, hidden),
         nn.Dropout(dropout),
-        nn.Linear(hidden, outputs),
+        LogitLayer(hidden, outputs),
     )
 
 
@@ -67,7 +67,7 @@ def pooled_branch(channels: int, outputs: int, hidden: int, dropout: float) -> n
     layers: list[nn.Module] = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     for width in (channels, hidden, hidden):
         layers += hidden_layer(width, hidden)
-    return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(hidden, outputs))
+    return nn.Sequential(*layers, nn.Dropout(dropout), LogitLayer(hidden, outputs))
 
 
 class DMMCNNNetwork(nn.Module):
@@ -111,7 +111,7 @@ class DMMCNNNetwork(nn.Module):
         self.age_head = pooled_head(backbone.channels, age_groups) if age_groups else None
         self.landmark_head: nn.Sequential | None = None
         if len(mean_shape):
-            regression = nn.Linear(backbone.channels, 2 * len(mean_shape))
+            regression = LogitLayer(backbone.channels, 2 * len(mean_shape))
             nn.init.normal_(regression.weight, std=0.001)
             with torch.no_grad():
                 regression.bias.copy_(torch.tensor(mean_shape).flatten())

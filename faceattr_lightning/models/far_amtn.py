@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from faceattr_lightning.models.backbone import Backbone, LastBlock
-from faceattr_lightning.models.heads import GroupHeads
+from faceattr_lightning.models.heads import GroupHeads, LogitLayer
 from faceattr_lightning.models.module import AttributeModule
 from faceattr_lightning.models.output import Output
 
@@ -156,7 +156,7 @@ class FARAMTNNetwork(nn.Module):
         self.projection = nn.Linear(backbone.channels, width)
         self.fusion = CrossGroupFusion(groups, width, fusion)
         self.heads = GroupHeads(list(columns.values()), width, dropout)
-        self.age_head = nn.Linear(width, age_groups) if age_groups else None
+        self.age_head = LogitLayer(width, age_groups) if age_groups else None
 
     def forward(self, image: Tensor) -> Output:
         """Return ``logits`` float (B, A) for images (B, 3, H, W) in the range 0 to 255; see `Output`."""

@@ -8,9 +8,23 @@ import torch
 from torch import Tensor, nn
 
 
+class LogitLayer(nn.Linear):
+    """A linear layer that computes in 32 bits under mixed precision too.
+
+    Logits of bfloat16 have three digits: scores that differ would be ties, and thresholds steps.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        device = input.device.type
+        if not torch.is_autocast_enabled(device):
+            return super().forward(input)
+        with torch.autocast(device, enabled=False):
+            return super().forward(input.to(self.weight.dtype))
+
+
 def pooled_head(channels: int, outputs: int, dropout: float = 0.0) -> nn.Sequential:
     """Return global average pooling, dropout, one linear layer: (B, channels, h, w) to (B, outputs)."""
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels, outputs))
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), LogitLayer(channels, outputs))
 
 
 def hidden_layer(inputs: int, outputs: int) -> list[nn.Module]:
@@ -52,7 +66,7 @@ class GroupHeads(nn.Module):
     def __init__(self, columns: Sequence[Sequence[int]], width: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
-        self.heads = nn.ModuleList(nn.Linear(width, len(members)) for members in columns)
+        self.heads = nn.ModuleList(LogitLayer(width, len(members)) for members in columns)
         self.order = InAttributeOrder(columns)
 
     def forward(self, groups: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from faceattr_lightning.data.batch import Batch
 from faceattr_lightning.errors import ConfigError, did_you_mean
 from faceattr_lightning.models.backbone import Backbone
 from faceattr_lightning.models.face_masks import PARTS, TEMPLATE_LANDMARKS, draw_masks, random_masks
-from faceattr_lightning.models.heads import GroupHeads
+from faceattr_lightning.models.heads import GroupHeads, LogitLayer
 from faceattr_lightning.models.mask_network import MaskNetwork, mask_iou, mask_loss
 from faceattr_lightning.models.module import CHECKPOINT_KEY, AttributeModule
 from faceattr_lightning.models.output import Output
@@ -92,7 +92,7 @@ class MGMTNNetwork(nn.Module):
         self.gate = nn.Linear(2 * width, width) if fusion == "both" else None
         self.fusion = fusion
         self.heads = GroupHeads(list(columns.values()), width, dropout)
-        self.age_head = nn.Linear(width, age_groups) if age_groups else None
+        self.age_head = LogitLayer(width, age_groups) if age_groups else None
 
     def forward(self, image: Tensor) -> Output:
         """Return ``logits``, ``masks`` and, if they are learned, ``mask_logits`` for images (B, 3, H, W) of 0 to 255;

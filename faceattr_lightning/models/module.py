@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import torch
 from lightning import Callback, LightningModule
-from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -105,9 +104,12 @@ class AttributeModule(LightningModule):
         """The run's whole configuration as plain data; stands in the checkpoint."""
 
     def make_backbone(self, backbone: dict[str, Any]) -> Backbone:
-        """Make the backbone that a node (``name``, ...) names, with random weights."""
-        preprocessing = self.preprocessing
-        return Backbone(backbone["name"], preprocessing.mean, preprocessing.std, preprocessing.image_size)
+        """Make the backbone that a node (``name``, ``freeze``, ``channels_last``) names, with random weights."""
+        image = self.preprocessing
+        channels_last = backbone.get("channels_last", True)
+        made = Backbone(backbone["name"], image.mean, image.std, image.image_size, channels_last)
+        made.freeze(backbone.get("freeze", 0))
+        return made
 
     def group_of(self, attribute: str) -> str:
         """Return the group that an attribute is in."""
@@ -244,8 +246,8 @@ class AttributeModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         node = self.optimizer_node
-        if node.get("fused") and isinstance(self.trainer.precision_plugin, MixedPrecision):
-            # Lightning refuses to clip the gradients of an optimiser that could unscale them itself.
+        if node.get("fused") and self.trainer.precision == "16-mixed":
+            # It would unscale the gradients itself, after they were clipped.
             node = {**node, "fused": False}
         optimizer = build(node, [parameter for parameter in self.parameters() if parameter.requires_grad])
         total, warmup = max(1, int(self.trainer.estimated_stepping_batches)), self.schedule.get("warmup", 0.0)
@@ -253,6 +255,18 @@ class AttributeModule(LightningModule):
             optimizer, lambda step: learning_rate_factor(self.schedule["name"], step / total, warmup)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if gradient_clip_val and self.trainer.precision == "bf16-mixed" and gradient_clip_algorithm in (None, "norm"):
+            # Lightning refuses it for a fused optimiser, although bfloat16 has no scale to undo.
+            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[CHECKPOINT_KEY] = {

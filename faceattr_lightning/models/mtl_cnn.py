@@ -25,7 +25,7 @@ from faceattr_lightning.attributes import GENDER
 from faceattr_lightning.data.batch import Batch
 from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.models.backbone import Backbone
-from faceattr_lightning.models.heads import hidden_layer
+from faceattr_lightning.models.heads import LogitLayer, hidden_layer
 from faceattr_lightning.models.losses import labelled_count, summed_over_ranks
 from faceattr_lightning.models.module import AttributeModule
 from faceattr_lightning.models.output import Output
@@ -140,7 +140,7 @@ class MTLCNNNetwork(nn.Module):
         self.gates = TaskGates(attributes + (age_groups > 0), width, gates)
         self.weight = nn.Parameter(torch.randn(attributes, width) / width**0.5)
         self.bias = nn.Parameter(torch.zeros(attributes))
-        self.age_head = nn.Linear(width, age_groups) if age_groups else None
+        self.age_head = LogitLayer(width, age_groups) if age_groups else None
         self.correlation = None
         if correlation != "none":
             self.correlation = CorrelationModule(attributes, age_groups, correlation == "detached")

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from faceattr_lightning.allocator import keep_freed_memory
 from faceattr_lightning.config import validate
 from faceattr_lightning.instantiate import build
 from faceattr_lightning.strategy import distributed_job, is_launched_rank
@@ -32,5 +33,7 @@ def run_job(cfg: DictConfig) -> None:
         # Which accelerators there are not, and advertisements; its warnings go the way of every other message.
         logger.setLevel(logging.WARNING)
         logger.handlers.clear()
+    if config["keep_freed_memory"]:
+        keep_freed_memory()
     with distributed_job() as ranks:
         build(config["task"], config, ranks)

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from faceattr_lightning.callbacks.wandb_run import WandbRun, start_run
 from faceattr_lightning.instantiate import build
 from faceattr_lightning.models.module import AttributeModule
+from faceattr_lightning.precision import choose_precision
 from faceattr_lightning.strategy import Process, choose_accelerator, choose_strategy, is_launched_rank
 
 # Nobody can act on these: Hydra has put its log file beside metrics.csv, Lightning calls a deprecated name, and what we
@@ -51,6 +52,7 @@ def make_trainer(
             node,
             accelerator=accelerator,
             strategy=strategy,
+            precision=choose_precision(node["precision"], accelerator, model.network),
             logger=loggers,
             callbacks=order_callbacks(callbacks, model),
             default_root_dir=config["paths"]["run_dir"],

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 
-from faceattr_lightning.data.augment import RANDOM_NUMBERS, Augmentation, augment
+from faceattr_lightning.data.augment import _COLUMNS, RANDOM_NUMBERS, Augmentation, augment
 from faceattr_lightning.data.batch import Batch
 from faceattr_lightning.data.preprocessing import Preprocessing
 from faceattr_lightning.errors import ConfigError
@@ -35,7 +36,7 @@ def batch_with_dots(count: int = 4) -> Batch:
 def test_nothing_changes_when_everything_is_off() -> None:
     batch = batch_with_dots()
     changed = augment(batch, OFF)
-    torch.testing.assert_close(changed["image"], batch["image"].float(), atol=1e-3, rtol=0)
+    assert torch.equal(changed["image"], batch_with_dots()["image"])
     torch.testing.assert_close(changed["landmarks"], batch["landmarks"])
     assert "augmentation" not in changed
 
@@ -43,7 +44,7 @@ def test_nothing_changes_when_everything_is_off() -> None:
 def test_a_mirror_image_swaps_left_and_right() -> None:
     batch = batch_with_dots()
     changed = augment(batch, Augmentation(flip=1, scale=0, shift=0, brightness=0, contrast=0, saturation=0))
-    torch.testing.assert_close(changed["image"], batch["image"].float().flip(-1), atol=1e-3, rtol=0)
+    assert torch.equal(changed["image"], batch_with_dots()["image"].flip(-1))
     # The points are symmetric, so that a right swap leaves each where the landmark of its name was.
     torch.testing.assert_close(changed["landmarks"], batch["landmarks"])
     asymmetric = batch_with_dots()
@@ -71,6 +72,40 @@ def test_landmarks_go_where_the_pixels_go(flip: float) -> None:
             centre = torch.stack([(light * grid[None, :]).sum(), (light * grid[:, None]).sum()]) / light.sum()
             torch.testing.assert_close(centre, torch.stack([x, y]), atol=0.01, rtol=0)
             assert light.max() <= 100 + 30 * dot + 1
+
+
+def reference_image(image: torch.Tensor, randoms: dict[str, float], settings: Augmentation) -> torch.Tensor:
+    """One image (3, S, S) after the augmentation, step by step, in float64."""
+    signed = {name: 2 * value - 1 for name, value in randoms.items()}
+    zoom, size = 1 + settings.scale * signed["scale"], image.shape[-1]
+    mirror = -1.0 if randoms["flip"] < settings.flip else 1.0
+    x, y = settings.shift * signed["shift_x"], settings.shift * signed["shift_y"]
+    theta = torch.tensor([[mirror / zoom, 0, -2 * x * mirror / zoom], [0, 1 / zoom, -2 * y / zoom]])[None].double()
+    grid = functional.affine_grid(theta, [1, 3, size, size], align_corners=False)
+    image = functional.grid_sample(image[None].double(), grid, padding_mode="border", align_corners=False)[0]
+    image = image * (1 + settings.brightness * signed["brightness"])
+    grey = (image * torch.tensor([0.299, 0.587, 0.114]).double()[:, None, None]).sum(dim=0)
+    image = grey + (1 + settings.saturation * signed["saturation"]) * (image - grey)
+    image = grey.mean() + (1 + settings.contrast * signed["contrast"]) * (image - grey.mean())
+    return image.clamp(0, 255)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [Augmentation(), Augmentation(flip=1, brightness=0.9, contrast=0.9), Augmentation(flip=0.3, scale=0, shift=0)],
+)
+def test_a_batch_equals_its_images_one_by_one(settings: Augmentation, channels_last: bool) -> None:
+    batch = batch_with_dots(8)
+    batch["image"] = torch.randint(0, 256, (8, 3, SIZE, SIZE), dtype=torch.uint8)
+    before = batch["image"].clone()
+    if channels_last:
+        batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
+    changed = augment(batch, settings)["image"]
+    for sample, numbers in enumerate(batch["augmentation"].tolist()):
+        randoms = dict(zip(_COLUMNS, numbers, strict=True))
+        expected = reference_image(before[sample], randoms, settings)
+        torch.testing.assert_close(changed[sample].double(), expected, atol=0.05, rtol=0)
 
 
 def test_a_landmark_that_leaves_the_image_is_no_longer_valid() -> None:

@@ -19,6 +19,7 @@ from faceattr_lightning.models.backbone import (
     match_weights,
     normalisation,
 )
+from faceattr_lightning.models.far_amtn import FARAMTNNetwork
 
 HALF = ((0.5,) * 3, (0.5,) * 3)
 
@@ -135,3 +136,40 @@ def test_wrong_requests() -> None:
         check_backbone("resnet18", "/nowhere/x.pth")
     with pytest.raises(ConfigError, match="choose a CNN"):
         Backbone("test_vit", *HALF)(torch.zeros(1, 3, 160, 160))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0", "convnext_atto"])
+def test_frozen_stages_stay_as_they_are(name: str) -> None:
+    """Weights and batch statistics of the frozen part do not move, those behind it do."""
+    backbone = Backbone(name, (0.5,) * 3, (0.5,) * 3)
+    backbone.freeze(2)
+    backbone.train()
+    before = {key: tensor.clone() for key, tensor in backbone.body.state_dict().items()}
+    optimizer = torch.optim.SGD([one for one in backbone.parameters() if one.requires_grad], lr=0.1)
+    images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+    backbone(images).square().mean().backward()
+    optimizer.step()
+    stages = [stage["module"] for stage in backbone.body.feature_info]
+    after = backbone.body.state_dict()
+    moved = {key for key, tensor in after.items() if not torch.equal(tensor, before[key])}
+    assert not [key for key in moved if key.startswith((f"{stages[0]}.", f"{stages[1]}."))]
+    assert [key for key in moved if key.startswith(f"{stages[2]}.")]
+    assert not moved.intersection([key for key in after if key.startswith(("conv1.", "bn1.", "conv_stem.", "stem."))])
+
+
+def test_a_frozen_backbone_keeps_no_activations() -> None:
+    backbone = Backbone("test_resnet", (0.5,) * 3, (0.5,) * 3)
+    backbone.freeze("all")
+    backbone.train()
+    assert not backbone(torch.zeros(2, 3, 64, 64)).requires_grad
+    with pytest.raises(ConfigError, match=r"backbone\.freeze: 'resnet18' has 5 stages, not 6"):
+        Backbone("resnet18", (0.5,) * 3, (0.5,) * 3).freeze(6)
+
+
+def test_what_replaces_a_frozen_last_block_is_trained() -> None:
+    """FAR-AMTN's gates are no part of timm's network."""
+    backbone = Backbone("resnet18", (0.5,) * 3, (0.5,) * 3)
+    backbone.freeze("all")
+    network = FARAMTNNetwork(backbone, {"a": [0], "b": [1]}, width=8)
+    trained = [name for name, one in network.backbone.named_parameters() if one.requires_grad]
+    assert trained and all("blocks" not in name for name in trained)
