@@ -10,6 +10,12 @@ import pytest
 from tests.data.writers import write_celeba
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Prepared data of tests, also of the programs that they run, belongs into no user's cache."""
+    os.environ["FACEATTR_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder with ``celeba/``, ``lfwa/`` and ``celeba_full_labels/``; the test is skipped where it is not."""

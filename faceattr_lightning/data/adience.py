@@ -118,8 +118,12 @@ def _check_fold(fold: int) -> None:
         raise ConfigError([f"data.fold: expected a number from 0 to {FOLDS - 1}, found {fold}."])
 
 
+def _fold_file(root: Path, fold: int) -> Path:
+    return root / f"fold_{fold}_data.txt"
+
+
 def _read_fold(root: Path, fold: int) -> TextTable:
-    path = root / f"fold_{fold}_data.txt"
+    path = _fold_file(root, fold)
     if not path.is_file():
         raise not_found(f"Adience's {path.name}", [root], "adience", _SOURCE)
     return read_text_table(path, "\t", _COLUMNS)
@@ -176,6 +180,7 @@ class Adience(FaceDataModule):
     source_size = IMAGE_SIZE
     default_crop = (0, 0, 816, 816)
     age_group_names = ADIENCE_AGE_GROUPS
+    table_options = ("fold", "images", "validation_fraction", "seed", "landmark_file")
 
     def __init__(
         self,
@@ -188,6 +193,9 @@ class Adience(FaceDataModule):
         check_fractions(validation_fraction)
         super().__init__(**options)
         self.fold, self.images, self.validation_fraction = fold, images, validation_fraction
+
+    def annotation_files(self) -> list[Path]:
+        return [*super().annotation_files(), *(_fold_file(self.data_root(), fold) for fold in range(FOLDS))]
 
     def read_table(self) -> FaceTable:
         table = read_adience(

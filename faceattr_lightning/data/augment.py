@@ -64,8 +64,8 @@ def augment(batch: Batch, settings: Augmentation) -> Batch:
         settings: the ranges.
 
     Returns:
-        the batch without ``augmentation``; ``image`` is float32 in [0, 255], or what it was if nothing but mirror images
-        are asked for.
+        the batch without ``augmentation``; ``image`` is float32 in [0, 255], or of the type that it was if nothing but
+        mirror images are asked for.
     """
     randoms = dict(zip(_COLUMNS, batch["augmentation"].unbind(dim=1), strict=True))
     signed = {name: 2 * value - 1 for name, value in randoms.items()}

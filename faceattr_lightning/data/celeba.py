@@ -134,9 +134,13 @@ def read_identity_file(path: Path, files: Sequence[str], notes: list[str]) -> ND
     return np.where(missing, -1, table.values[rows, 0])
 
 
-def _find_table(root: Path, stem: str, notes: list[str]) -> Path | None:
+def _candidates(root: Path, stem: str) -> list[Path]:
     names = [f"{stem}{suffix}" for suffix in (".txt", ".csv")]
-    return find_file([root / folder / name for name in names for folder in _ANNOTATION_FOLDERS], notes)
+    return [root / folder / name for name in names for folder in _ANNOTATION_FOLDERS]
+
+
+def _find_table(root: Path, stem: str, notes: list[str]) -> Path | None:
+    return find_file(_candidates(root, stem), notes)
 
 
 def _require_table(root: Path, stem: str, notes: list[str]) -> Path:
@@ -153,6 +157,11 @@ class CelebA(FaceDataModule):
     name = "celeba"
     source_size = IMAGE_SIZE
     default_crop = (0, 20, 178, 198)
+
+    def annotation_files(self) -> list[Path]:
+        stems = ("list_attr_celeba", "list_eval_partition", "list_landmarks_align_celeba", "identity_CelebA")
+        own = [path for stem in stems for path in _candidates(self.data_root(), stem)]
+        return [*super().annotation_files(), *own]
 
     def read_table(self) -> FaceTable:
         return check_images(read_celeba(self.data_root(), self.landmark_file), self.on_bad_image)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import simplejpeg
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -33,7 +35,29 @@ class FileStore:
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         table = self._table
-        return np.stack([read_image(table.root / table.files[row], table.image_size) for row in rows])
+        images = np.empty((len(rows), *table.image_size, 3), dtype=np.uint8)
+        for image, row in zip(images, rows, strict=True):
+            path = table.root / table.files[row]
+            if not _decode_jpeg(path, image):
+                image[:] = read_image(path, table.image_size)
+        return images
+
+
+def _decode_jpeg(path: Path, image: NDArray[np.uint8]) -> bool:
+    """Decode a JPEG of the right size into uint8 (H, W, 3), in less than PIL's time and to the same pixels.
+
+    Returns:
+        whether that was possible; PIL reads what is of another kind, or says what is wrong with it.
+    """
+    try:
+        content = path.read_bytes()
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        if (height, width, 3) != image.shape or colours not in ("YCbCr", "Gray"):
+            return False
+        simplejpeg.decode_jpeg(content, buffer=image)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 class ArrayStore:

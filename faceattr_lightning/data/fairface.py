@@ -57,7 +57,7 @@ def read_fairface(
     """
     check_fractions(validation_fraction)
     notes: list[str] = []
-    train_path, test_path = (root / f"fairface_label_{part}.csv" for part in ("train", "val"))
+    train_path, test_path = _label_files(root)
     if not test_path.is_file():
         raise not_found(f"FairFace's {test_path.name}", [root], "fairface", _SOURCE)
     files, gender, age_group = _read_label_file(test_path)
@@ -93,6 +93,10 @@ def read_fairface(
     )
 
 
+def _label_files(root: Path) -> list[Path]:
+    return [root / f"fairface_label_{part}.csv" for part in ("train", "val")]
+
+
 def _read_label_file(path: Path) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
     """Return the image names, and int64 (N,) each: gender, 1 male, and age group; -1 where not labelled."""
     table = read_text_table(path, columns=_COLUMNS)
@@ -122,6 +126,7 @@ class FairFace(FaceDataModule):
     source_size = IMAGE_SIZE
     default_crop = (0, 0, 224, 224)
     age_group_names = FAIRFACE_AGE_GROUPS
+    table_options = ("validation_fraction", "seed", "landmark_file")
 
     def __init__(
         self,
@@ -131,6 +136,9 @@ class FairFace(FaceDataModule):
         check_fractions(validation_fraction)
         super().__init__(**options)
         self.validation_fraction = validation_fraction
+
+    def annotation_files(self) -> list[Path]:
+        return [*super().annotation_files(), *_label_files(self.data_root())]
 
     def read_table(self) -> FaceTable:
         table = read_fairface(self.data_root(), self.validation_fraction, self.seed, self.landmark_file)

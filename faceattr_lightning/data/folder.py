@@ -229,6 +229,7 @@ class Folder(FaceDataModule):
     """
 
     name = "folder"
+    table_options = ("table_file", "source_size", "validation_fraction", "test_fraction", "seed", "landmark_file")
 
     def __init__(
         self,
@@ -244,6 +245,9 @@ class Folder(FaceDataModule):
         self.source_size, self.default_crop = (frame[0], frame[1]), (0, 0, frame[1], frame[0])
         super().__init__(**options)
         self.table_file, self.validation_fraction, self.test_fraction = table, validation_fraction, test_fraction
+
+    def annotation_files(self) -> list[Path]:
+        return [*super().annotation_files(), _find_table(self.data_root(), self.table_file)]
 
     def read_table(self) -> FaceTable:
         check_landmark_file(self.landmark_file)

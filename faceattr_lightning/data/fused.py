@@ -91,14 +91,16 @@ class Fused(FaceDataModule):
         train_fraction: float = 1.0,
         augmentation: dict[str, float] | None = None,
         seed: int = 0,
+        prepared: bool = True,
+        cache_dir: str | None = None,
     ) -> None:
         self.sets, self.weights, self.age_groups = list(sets), weights, age_groups
         self._check(members)
         self.members: list[FaceDataModule] = []
         for name in sets:
             with _named(name):
-                options = {"image_size": image_size, "seed": seed, "attributes": None, "augmentation": None}
-                self.members.append(build(members[name], **options))
+                shared = {"image_size": image_size, "seed": seed, "prepared": prepared, "cache_dir": cache_dir}
+                self.members.append(build(members[name], attributes=None, augmentation=None, **shared))
         self.age_group_names = self._age_groups()
         # The crop of a fused data set is its first member's.
         self.source_size = self.members[0].source_size
@@ -111,12 +113,15 @@ class Fused(FaceDataModule):
             train_fraction=train_fraction,
             augmentation=augmentation,
             seed=seed,
+            # Its members are, each by itself.
+            prepared=False,
         )
         self._starts = np.zeros(0, dtype=np.int64)
 
     def prepare_data(self) -> None:
-        for member in self.members:
-            member.prepare_data()
+        for name, member in zip(self.sets, self.members, strict=True):
+            with _named(name):
+                member.prepare_data()
 
     def find_data(self) -> None:
         for name, member in zip(self.sets, self.members, strict=True):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,7 +126,7 @@ def check_images(table: FaceTable, on_bad_image: Literal["error", "skip"], any_s
     size = None if any_size else table.image_size
     with ThreadPool(_THREADS) as pool:
         problems = pool.map(lambda file: check_image(table.root / file, size), table.files)
-    bad = [(file, problem) for file, problem in zip(table.files, problems, strict=True) if problem is not None]
+    bad = {file: problem for file, problem in zip(table.files, problems, strict=True) if problem is not None}
     notes = list(table.notes)
     folders = {posixpath.dirname(file) for file in table.files}
     present = {posixpath.join(folder, name) for folder in folders for name in _names_in(table.root / folder)}
@@ -135,16 +135,28 @@ def check_images(table: FaceTable, on_bad_image: Literal["error", "skip"], any_s
         notes.append(f"{table.root}: {unlisted:,} image files beside the listed ones have no labels and were ignored.")
     if not bad:
         return replace(table, notes=notes)
-
+    table = replace(table, notes=notes)
     if on_bad_image == "error" or len(bad) == len(table):
-        lines = [f"{table.root / file}: {problem}" for file, problem in bad[:_LISTED]]
-        raise DataError(
-            "\n  - ".join([f"{len(bad):,} of {len(table):,} images can't be used:", *lines, *_and_more(bad)])
-            + "\nMend or fetch these files, or set data.on_bad_image=skip to leave out the bad ones."
-        )
-    names = ", ".join([f"{file} ({problem})" for file, problem in bad[:_LISTED]] + _and_more(bad))
-    notes.append(f"{table.root}: left out {len(bad):,} of {len(table):,} images that can't be used: {names}.")
-    return _rows(replace(table, notes=notes), np.array([problem is None for problem in problems]))
+        refuse_images(table, bad)
+    return without_images(table, bad)
+
+
+def refuse_images(table: FaceTable, bad: Mapping[str, str]) -> NoReturn:
+    """Raise the DataError that lists bad images of a table, by file with what is wrong with each."""
+    lines = [f"{table.root / file}: {problem}" for file, problem in list(bad.items())[:_LISTED]]
+    raise DataError(
+        "\n  - ".join([f"{len(bad):,} of {len(table):,} images can't be used:", *lines, *_and_more(bad)])
+        + "\nMend or fetch these files, or set data.on_bad_image=skip to leave out the bad ones."
+    )
+
+
+def without_images(table: FaceTable, bad: Mapping[str, str]) -> FaceTable:
+    """Return a table without bad images, by file with what is wrong with each, and with a note on them."""
+    if not bad:
+        return table
+    names = ", ".join([f"{file} ({problem})" for file, problem in list(bad.items())[:_LISTED]] + _and_more(bad))
+    note = f"{table.root}: left out {len(bad):,} of {len(table):,} images that can't be used: {names}."
+    return _rows(replace(table, notes=[*table.notes, note]), np.array([file not in bad for file in table.files]))
 
 
 @contextmanager
@@ -193,7 +205,7 @@ def _names_in(folder: Path) -> list[str]:
         return []
 
 
-def _and_more(bad: Sequence[object]) -> list[str]:
+def _and_more(bad: Mapping[str, str]) -> list[str]:
     return [f"and {len(bad) - _LISTED:,} more"] if len(bad) > _LISTED else []
 
 

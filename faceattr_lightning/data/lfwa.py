@@ -22,6 +22,7 @@ IMAGE_SIZE = (250, 250)
 
 _SOURCE = "the LFWA entry of the CelebA project page of the Multimedia Laboratory, CUHK"
 # Kaggle's archive nests the deep-funneled images twice.
+_LANDMARK_FILE = "list_landmarks_lfwa.txt"
 _IMAGE_FOLDERS = ("lfw", "lfw-deepfunneled/lfw-deepfunneled", "lfw-deepfunneled", "images", "")
 
 
@@ -60,7 +61,7 @@ def read_lfwa(
     train = np.flatnonzero(split == Split.TRAIN)
     split[train] = draw_split([people[row] for row in train], validation_fraction, seed)
 
-    own = find_file([root / "list_landmarks_lfwa.txt"], notes)
+    own = find_file([root / _LANDMARK_FILE], notes)
     return FaceTable(
         name="lfwa",
         root=image_root,
@@ -237,6 +238,7 @@ class LFWA(FaceDataModule):
     name = "lfwa"
     source_size = IMAGE_SIZE
     default_crop = (36, 22, 214, 200)
+    table_options = ("label_set", "validation_fraction", "seed", "landmark_file")
 
     def __init__(
         self,
@@ -247,6 +249,10 @@ class LFWA(FaceDataModule):
         check_fractions(validation_fraction)
         super().__init__(**options)
         self.label_set, self.validation_fraction = label_set, validation_fraction
+
+    def annotation_files(self) -> list[Path]:
+        names = (f"lfw_att_{self.label_set}.mat", "indices_train_test.mat", _LANDMARK_FILE)
+        return [*super().annotation_files(), *(self.data_root() / name for name in names)]
 
     def read_table(self) -> FaceTable:
         table = read_lfwa(self.data_root(), self.label_set, self.validation_fraction, self.seed, self.landmark_file)

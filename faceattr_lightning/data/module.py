@@ -7,7 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from faceattr_lightning.data.augment import Augmentation, augment
 from faceattr_lightning.data.batch import Batch
 from faceattr_lightning.data.dataset import CroppedSource, FaceDataset, FaceSource, FileStore, ImageStore
 from faceattr_lightning.data.order import EpochOrder, Mix
+from faceattr_lightning.data.prepared import PackedImages, Prepared, PreparedSource, prepare
 from faceattr_lightning.data.preprocessing import Preprocessing, check_crop, resize
 from faceattr_lightning.data.table import FaceTable, Split
 from faceattr_lightning.errors import ConfigError, DataError
@@ -29,6 +30,8 @@ from faceattr_lightning.errors import ConfigError, DataError
 log = logging.getLogger(__name__)
 
 DATA_ENVIRONMENT_VARIABLE = "FACEATTR_DATA"
+CACHE_ENVIRONMENT_VARIABLE = "FACEATTR_CACHE"
+DEFAULT_CACHE = "~/.cache/faceattr-lightning"
 
 
 class FileOptions(TypedDict, total=False):
@@ -45,6 +48,8 @@ class FileOptions(TypedDict, total=False):
     augmentation: dict[str, float] | None
     seed: int
     landmark_file: str | None
+    prepared: bool
+    cache_dir: str | None
 
 
 class FaceDataModule(LightningDataModule, ABC):
@@ -66,6 +71,10 @@ class FaceDataModule(LightningDataModule, ABC):
         augmentation: the fields of `Augmentation`; ``None`` or an empty mapping trains on the plain crop.
         seed: of order, augmentation and subset.
         landmark_file: landmarks in CelebA's format, instead of those of the data set; ``task=annotate`` writes one.
+        prepared: keep the checked annotations, and the images at working size in one memory-mapped file, made when they
+            are first used; ``False`` reads and decodes the files each time.
+        cache_dir: folder for what is prepared; ``None`` takes the environment variable ``FACEATTR_CACHE``, or
+            ``~/.cache/faceattr-lightning`` without it.
 
     Raises:
         ConfigError: a crop that is not inside the images, or an augmentation out of its range.
@@ -79,6 +88,8 @@ class FaceDataModule(LightningDataModule, ABC):
     """(left, top, right, bottom) in pixels."""
     age_group_names: tuple[str, ...] = ()
     """Of the age groups that the data set labels, youngest first."""
+    table_options: ClassVar[tuple[str, ...]] = ("landmark_file",)
+    """The attributes of the data module that `read_table` depends on, its folder and `on_bad_image` aside."""
 
     def __init__(
         self,
@@ -93,6 +104,8 @@ class FaceDataModule(LightningDataModule, ABC):
         augmentation: dict[str, float] | None = None,
         seed: int = 0,
         landmark_file: str | None = None,
+        prepared: bool = True,
+        cache_dir: str | None = None,
     ) -> None:
         super().__init__()
         crop = self.default_crop if crop is None else crop
@@ -104,16 +117,23 @@ class FaceDataModule(LightningDataModule, ABC):
         self.augmentation = Augmentation(**augmentation) if augmentation else None
         self.seed = seed
         self.landmark_file = landmark_file
+        self.prepared = prepared
+        self.cache_dir = Path(cache_dir or os.environ.get(CACHE_ENVIRONMENT_VARIABLE, DEFAULT_CACHE)).expanduser()
         self.first_epoch = 0
         """The epoch that training goes on with: workers fetch ahead before Lightning says which one it is."""
         self.train_size: int | None = None
         """Height and width of the training images in pixels, where they are not to be ``image_size``."""
         self._table: FaceTable | None = None
         self._store: ImageStore | None = None
+        self._packed: PackedImages | None = None
 
     @abstractmethod
     def read_table(self) -> FaceTable:
         """Read and check the annotations of every split, and, where they are files, the images (`check_images`)."""
+
+    def annotation_files(self) -> list[Path]:
+        """Return the files that `read_table` reads, and those that it would read if they were there."""
+        return [Path(self.landmark_file)] if self.landmark_file is not None else []
 
     def open_store(self, table: FaceTable) -> ImageStore:
         """Return where the images of ``table`` are read from."""
@@ -145,11 +165,17 @@ class FaceDataModule(LightningDataModule, ABC):
             raise DataError(f"data.root: there is no folder {root}. {hint} The README says how to get the data.")
         return root
 
+    def prepare_data(self) -> None:
+        """Prepare the data, unless it is; Lightning calls it in one process per machine."""
+        if self.prepared:
+            prepare(self)
+
     def setup(self, stage: str | None = None) -> None:
         """Read and check the annotations and images, once; ``stage`` makes no difference."""
         if self._table is not None:
             return
-        table = self.read_table()
+        prepared = prepare(self) if self.prepared else Prepared(self.read_table(), None)
+        table = prepared.table
         empty = [split.name.lower() for split in Split if not len(table.rows(split))]
         if empty:
             raise DataError(f"{table.root}: no image is in the split {' and in '.join(empty)}; each split needs some.")
@@ -160,7 +186,7 @@ class FaceDataModule(LightningDataModule, ABC):
         ]
         table.attribute_names = tuple(table.attribute_names[column] for column in columns)
         table.attributes = np.ascontiguousarray(table.attributes[:, columns])
-        self._table, self._store = table, self.open_store(table)
+        self._table, self._store, self._packed = table, self.open_store(table), prepared.images
 
     @property
     def table(self) -> FaceTable:
@@ -237,9 +263,14 @@ class FaceDataModule(LightningDataModule, ABC):
 
     def source(self) -> FaceSource:
         """Return where images and landmarks of the table's rows come from; after `setup`."""
-        assert self._store is not None
+        source = self.cropped_source(self.table)
+        return source if self._packed is None else PreparedSource(self._packed, source)
+
+    def cropped_source(self, table: FaceTable) -> CroppedSource:
+        """Return the images and landmarks of a table of this data set, from its files."""
         # Normalisation is the network's; the data set's own part of the preprocessing is geometry alone.
-        return CroppedSource(self.table, self._store, self.preprocessing(mean=(), std=()))
+        geometry = Preprocessing(table.image_size, self.crop, self.image_size, mean=(), std=())
+        return CroppedSource(table, self.open_store(table), geometry)
 
     def source_images(self, rows: NDArray[np.int64]) -> Sequence[NDArray[np.uint8]]:
         """Return the crops of the table's ``rows`` at the source's resolution, uint8 (h, w, 3) each, for people to

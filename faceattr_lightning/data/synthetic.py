@@ -42,7 +42,8 @@ class Synthetic(FaceDataModule):
         test_size: number of test images.
         cache_dir: folder of the cache; a subfolder is made per seed, number of faces and version of the drawing code.
         draw_seed: of the faces; another one gives other people.
-        image_size: see `FaceDataModule`, like the arguments after it.
+        image_size: see `FaceDataModule`, like the arguments after it. The drawn faces are one memory-mapped file as
+            they are: ``prepared`` would save no more than the resizing.
     """
 
     name = "synthetic"
@@ -54,7 +55,7 @@ class Synthetic(FaceDataModule):
         train_size: int = 4000,
         validation_size: int = 800,
         test_size: int = 800,
-        cache_dir: str = "~/.cache/faceattr-lightning",
+        cache_dir: str | None = None,
         draw_seed: int = 0,
         image_size: int = 64,
         crop: Sequence[int] | None = None,
@@ -64,6 +65,7 @@ class Synthetic(FaceDataModule):
         train_fraction: float = 1.0,
         augmentation: dict[str, float] | None = None,
         seed: int = 0,
+        prepared: bool = False,
     ) -> None:
         super().__init__(
             image_size=image_size,
@@ -74,23 +76,31 @@ class Synthetic(FaceDataModule):
             train_fraction=train_fraction,
             augmentation=augmentation,
             seed=seed,
+            prepared=prepared,
+            cache_dir=cache_dir,
         )
         self.sizes = (train_size, validation_size, test_size)
-        self.cache_dir = Path(cache_dir).expanduser()
         self.draw_seed = draw_seed
         if min(self.sizes) < 1:
             raise ConfigError(
                 [f"data.train_size, data.validation_size, data.test_size: each must be at least 1, found {self.sizes}."]
             )
 
+    def data_root(self) -> Path:
+        """Return the folder of the cache."""
+        return self._cache_folder()
+
     def find_data(self) -> None:
         """Nothing has to be there: the faces are drawn."""
 
     def prepare_data(self) -> None:
         """Draw the faces, unless the cache has them. Lightning calls it in one process per machine."""
+        if not self._cache_folder().is_dir():
+            self._fill_cache()
+        super().prepare_data()
+
+    def _fill_cache(self) -> None:
         folder = self._cache_folder()
-        if folder.is_dir():
-            return
         count = sum(self.sizes)
         log.info("synthetic: drawing %d faces into %s (%.1f MB), once", count, folder, count * 116_412 / 1e6)
         try:
@@ -116,7 +126,7 @@ class Synthetic(FaceDataModule):
     def read_table(self) -> FaceTable:
         people = synthetic_faces.sample_people(sum(self.sizes), self.draw_seed)
         if not self._cache_folder().is_dir():
-            self.prepare_data()
+            self._fill_cache()
         landmarks: NDArray[np.float32] = np.load(self._cache_folder() / "landmarks.npy")
         hidden = ", ".join(synthetic_faces.NOT_DRAWN_ATTRIBUTES)
         return FaceTable(

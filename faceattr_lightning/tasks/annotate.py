@@ -120,7 +120,7 @@ def _of_data_set(node: dict[str, Any]) -> _Images:
     from faceattr_lightning.data.module import FaceDataModule
     from faceattr_lightning.data.synthetic import Synthetic
 
-    datamodule: FaceDataModule = build(node)
+    datamodule: FaceDataModule = build(node, prepared=False)
     if isinstance(datamodule, Synthetic):
         raise ConfigError(
             [

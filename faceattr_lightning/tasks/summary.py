@@ -52,8 +52,7 @@ def summary(config: dict[str, Any], ranks: list[Process]) -> None:
         ranks: not used.
     """
     seed_everything(config["seed"], workers=True, verbose=False)
-    datamodule = build(config["data"])
-    datamodule.prepare_data()
+    datamodule = build(config["data"], prepared=False)
     datamodule.setup()
     model = make_model(config, datamodule)
     total = summarise(model.network, datamodule.image_size)

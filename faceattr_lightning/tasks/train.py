@@ -62,7 +62,7 @@ def check_same_run(checkpoint: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise a ConfigError unless a run goes on with what it was begun with, and to an end that it has not passed."""
     before = checkpoint[CHECKPOINT_KEY]["config"]
     # Where the files are, and how they are read, may change on another machine.
-    free = {"root", "cache_dir", "landmark_file", "mask_checkpoint", "num_workers", "pretrained"}
+    free = {"root", "cache_dir", "prepared", "landmark_file", "mask_checkpoint", "num_workers", "pretrained"}
 
     def bound(node: Any) -> Any:
         return {key: bound(value) for key, value in node.items() if key not in free} if isinstance(node, dict) else node
