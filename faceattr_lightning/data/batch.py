@@ -11,7 +11,8 @@ class Batch(TypedDict):
     """A batch of B faces with A attributes and L landmarks.
 
     Keys:
-        image: (B, 3, H, W), uint8 or float32, both in the range 0 to 255; the network normalises.
+        image: (B, 3, H, W), uint8 or float32, both in the range 0 to 255; the network normalises. Of a frozen backbone
+            perhaps its features instead, float32 (B, C, h, w); see `FrozenFeatures`.
         attributes: int8 (B, A): 1 present, 0 absent, -1 not labelled.
         landmarks: float32 (B, L, 2), x then y as fractions of the crop; meaningless where not valid.
         landmarks_valid: bool (B, L).

@@ -75,11 +75,14 @@ class Backbone(nn.Module):
         """Return the last feature map.
 
         Args:
-            image: (B, 3, H, W), uint8 or float, in the range 0 to 255.
+            image: (B, 3, H, W), uint8 or float, in the range 0 to 255; or what this returned for it before, which is
+                returned as it is.
 
         Returns:
             float (B, `channels`, h, w).
         """
+        if image.shape[1] == self.channels:
+            return image
         features: Tensor = self.body.forward_features(self._normalised(image))
         return features
 
