@@ -668,9 +668,9 @@ def check_checkpoint(config: Config) -> Iterator[str]:
 
 def check_packages(config: Config) -> Iterator[str]:
     """Check that the packages are there which a task needs beside the package's own."""
-    from faceattr_lightning.export.onnx import check_installed
-
     if str(_get(config, "task._target_")) == "faceattr_lightning.tasks.export.export":
+        from faceattr_lightning.export.onnx import check_installed
+
         yield from _attempt("task", check_installed)
 
 
