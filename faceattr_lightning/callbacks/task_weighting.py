@@ -96,6 +96,7 @@ class DMMWeighting(TaskWeighting):
         self.register_buffer("loss_sum", torch.zeros(attributes, dtype=torch.float64))
         self.register_buffer("loss_count", torch.zeros(attributes, dtype=torch.float64))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self._step = 0
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
         if not fitting(trainer):
@@ -107,17 +108,22 @@ class DMMWeighting(TaskWeighting):
             # Into the averaged model, if there is one: these are of the step that training has reached.
             self.keep()
 
+    def on_train_start(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
+        # Beside the buffer, which a GPU would have to be asked for at each step.
+        self._step = int(self.steps)
+
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: AttributeModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.every == "epoch":
             return
-        losses, counts = pl_module.validation_losses(int(self.steps))
+        losses, counts = pl_module.validation_losses(self._step)
         # Summed over ranks at each step: DDP broadcasts rank 0's buffers, so that a rank's own sums would be lost.
         self.loss_sum += losses
         self.loss_count += counts
         self.steps += 1
-        if int(self.steps) % self.every == 0:
+        self._step += 1
+        if self._step % self.every == 0:
             self.update(self.loss_sum / self.loss_count)
             self.loss_sum.zero_()
             self.loss_count.zero_()

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -210,7 +211,7 @@ def _open_table(data: FaceDataModule, folder: Path) -> FaceTable | None:
             texts[name] = tuple(texts[name])
         table = FaceTable(root=Path(manifest["root"]), **texts, **values)
         whole = all(len(values[name]) == len(table) for name in _ARRAYS)
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         log.warning("%s: the prepared annotations are damaged (%s); reading them again.", folder, error)
         return None
     # A table may depend on its images: on their size, and on whether they are whole.
