@@ -6,10 +6,12 @@ never a silent 0 or 1, and is left out of the mean.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from faceattr_lightning.metrics.predictions import Predictions
+from faceattr_lightning.metrics.ranking import labelled_columns, operating_points
 
 ECE_BINS = 15
 
@@ -102,26 +104,18 @@ def average_precision(probabilities: Tensor, labels: Tensor) -> Tensor:
     sum_k (R_k - R_{k-1}) P_k over the distinct scores, so that ties count at once, as in scikit-learn.
 
     Args:
-        probabilities: float (N, A), or any score that grows with presence.
+        probabilities: float (N, A), or any score from 0 on that grows with presence.
         labels: int8 (N, A) in {0, 1, -1}.
     """
-    if len(labels) == 0:
-        return torch.full((labels.shape[1],), torch.nan, dtype=torch.float64)
-    # What is not labelled sorts last and counts as neither class.
-    scores = probabilities.double().masked_fill(labels < 0, -1.0)
-    scores, order = scores.sort(dim=0, descending=True)
-    sorted_labels = labels.gather(0, order)
-    positives = (sorted_labels == 1).cumsum(dim=0).double()
-    counted = (sorted_labels >= 0).cumsum(dim=0).double()
-    last_of_tie = torch.ones_like(scores, dtype=torch.bool)
-    last_of_tie[:-1] = scores[1:] != scores[:-1]
-    precision = positives / counted.clamp(min=1)
-    # Recall before each group of ties: the running count at the end of the group before.
-    before = torch.where(last_of_tie, positives, 0).cummax(dim=0).values
-    before = torch.cat([torch.zeros_like(before[:1]), before[:-1]])
-    steps = torch.where(last_of_tie, positives - before, 0)
-    total = positives[-1]
-    return torch.where(total > 0, (steps * precision).sum(dim=0) / total, torch.nan)
+    found = []
+    for scores, positive in labelled_columns(probabilities.double(), labels):
+        if not positive.any():
+            found.append(float("nan"))
+            continue
+        _, tp, predicted = operating_points(scores.view(np.uint64), positive)
+        gained = tp - np.append(tp[1:], 0)
+        found.append(float((gained * (tp / predicted)).sum() / tp[0]))
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> Tensor:

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from faceattr_lightning.callbacks.threshold_calibration import DMMCalibrator, ThresholdCalibrator
+from faceattr_lightning.callbacks.threshold_calibration import DMMCalibrator, OptimalCalibrator, ThresholdCalibrator
 from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.metrics.predictions import Predictions
 
@@ -76,3 +76,17 @@ def test_fixed_stays_at_half() -> None:
 def test_bad_settings() -> None:
     with pytest.raises(ConfigError, match=r"calibration\.gamma[^$]*calibration\.iterations"):
         DMMCalibrator(1, gamma=-1, iterations=0)
+
+
+def test_optimal_thresholds_and_how_far_few_positives_move_them() -> None:
+    predictions = predictions_of([[0.1, 0.7], [0.2, 0.8], [0.3, 0.9], [0.4, 0.95]], [[0, 0], [1, 0], [1, 0], [1, 0]])
+    calibrator = OptimalCalibrator(2, metric="accuracy")
+    calibrator.calibrate(predictions, ["a", "b"])
+    # b has one class, and keeps 0.5.
+    assert calibrator.thresholds.tolist() == pytest.approx([0.15, 0.5])
+    calibrator = OptimalCalibrator(2, metric="accuracy", shrink=3)
+    calibrator.calibrate(predictions, ["a", "b"])
+    assert calibrator.thresholds.tolist() == pytest.approx([0.5 + 3 / 6 * (0.15 - 0.5), 0.5])
+    with pytest.raises(ConfigError) as caught:
+        OptimalCalibrator(2, metric="recall", shrink=-1)  # type: ignore[arg-type]
+    assert len(caught.value.problems) == 2
