@@ -78,13 +78,16 @@ def mean_metrics(metrics: dict[str, Tensor]) -> dict[str, float]:
 
 def confusion_counts(predicted: Tensor, labelled: Tensor, positive: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return (true positives, false positives, false negatives, true negatives), each int64 (A,), of bool (N, A)."""
-    negative = labelled & ~positive
-    return (
-        (predicted & positive).sum(dim=0),
-        (predicted & negative).sum(dim=0),
-        (~predicted & positive).sum(dim=0),
-        (~predicted & negative).sum(dim=0),
-    )
+    tp = _count(predicted & positive)
+    fp = _count(predicted & labelled) - tp
+    fn = _count(positive) - tp
+    return tp, fp, fn, _count(labelled) - tp - fp - fn
+
+
+def _count(chosen: Tensor) -> Tensor:
+    """Return the number of true entries of each column of a bool (N, A), int64 (A,)."""
+    # Column by column, which is ten times as fast as to turn what lies row by row into numbers and add them up.
+    return torch.tensor([np.count_nonzero(column) for column in chosen.T.contiguous().numpy()], dtype=torch.int64)
 
 
 def _threshold_metrics(predicted: Tensor, labelled: Tensor, positive: Tensor) -> dict[str, Tensor]:
@@ -128,8 +131,9 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int 
         labels: int8 (N, A) in {0, 1, -1}.
         bins: number of bins.
     """
-    labelled = labels >= 0
-    member = (probabilities * bins).long().clamp(max=bins - 1)
-    difference = torch.where(labelled, probabilities.double() - (labels == 1).double(), 0)
-    gaps = torch.zeros(bins, labels.shape[1], dtype=torch.float64).scatter_add_(0, member, difference)
-    return gaps.abs().sum(dim=0) / labelled.sum(dim=0)
+    found = []
+    for probability, positive in labelled_columns(probabilities.double(), labels):
+        member = np.minimum((probability * bins).astype(np.int64), bins - 1)
+        gaps = np.bincount(member, weights=probability - positive, minlength=bins)
+        found.append(np.abs(gaps).sum() / len(probability) if len(probability) else np.nan)
+    return torch.tensor(found, dtype=torch.float64)

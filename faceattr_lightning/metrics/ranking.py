@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +26,11 @@ def labelled_columns(scores: Tensor, labels: Tensor) -> Iterator[tuple[NDArray[n
 
 
 def operating_points(
-    bits: NDArray[np.unsignedinteger], positive: NDArray[np.bool_]
-) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int64], NDArray[np.int64]]:
+    bits: NDArray[Any], positive: NDArray[np.bool_]
+) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]]:
     """Return the K distinct scores, ascending, and for each how many positives and how many samples reach it.
 
-    Sorted with the label in the lowest bit: numpy sorts integers several times faster than it, or torch, finds the
-    permutation that would sort them.
+    Sorted with the label in the lowest bit, so that nothing has to be put into the order of something else.
 
     Args:
         bits: (n,), n > 0, of scores that are floats without a sign, whose bits are in the floats' order.
@@ -39,10 +39,18 @@ def operating_points(
     Returns:
         bits (K,), int64 (K,) and int64 (K,).
     """
-    packed: NDArray[np.unsignedinteger] = bits << 1 | positive
-    packed.sort()
+    packed = _sorted(bits << 1 | positive)
     ranked = packed >> 1
     first = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
     positives = np.concatenate([[0], np.cumsum(packed & 1, dtype=np.int64)])
     reached: NDArray[np.int64] = positives[-1] - positives[first]
     return ranked[first], reached, (len(packed) - first).astype(np.int64)
+
+
+def _sorted(keys: NDArray[Any]) -> NDArray[Any]:
+    """Sort unsigned integers by sixteen bits after sixteen, which numpy does by counting and in half the time of its
+    comparing sort.
+    """
+    for shift in range(0, 8 * keys.itemsize, 16):
+        keys = keys[np.argsort((keys >> shift).astype(np.uint16), kind="stable")]
+    return keys

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,12 @@ class Row:
     @property
     def met(self) -> bool | None:
         """Whether the mark is met; ``None`` without one."""
-        return None if self.at_most is None else statistics.median(self.judged) <= self.at_most
+        return None if self.at_most is None else self.median <= self.at_most
+
+    @property
+    def median(self) -> float:
+        """Of `judged`."""
+        return statistics.median(self.judged)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for a JSON file, every round included."""
@@ -49,35 +54,64 @@ class Row:
             "unit": self.unit,
             "ours": list(self.ours),
             "reference": None if self.reference is None else list(self.reference),
-            "median": statistics.median(self.judged),
+            "median": self.median,
             "at_most": self.at_most,
             "met": self.met,
         }
 
 
-def make_table(rows: Sequence[Row], title: str) -> Table:
-    """Return medians of ours, the reference and the ratio, the least and the greatest round, and the mark."""
+def make_table(rows: Sequence[Row], title: str, before: Mapping[str, float] | None = None) -> Table:
+    """Return medians of ours, the reference and the ratio, the least and the greatest round, and the mark.
+
+    Args:
+        rows: to print.
+        title: of the table.
+        before: `Row.median` by name of another run, for two columns more: that figure, and ours over it.
+    """
     table = Table(title=title, title_justify="left")
     table.add_column("")
-    for heading in ("ours", "reference", "ratio", "min to max", "mark"):
+    for heading in (
+        "ours",
+        "reference",
+        "ratio",
+        "times",
+        "min to max",
+        "mark",
+        *(("before", "now") if before else ()),
+    ):
         table.add_column(heading, justify="right")
     for row in rows:
         least, greatest = min(row.judged), max(row.judged)
         compared = row.reference is not None
-        spread = f"{least:.3f} to {greatest:.3f}" if compared else f"{least:.4g} to {greatest:.4g}"
-        table.add_row(
+        cells = [
             row.name,
             f"{statistics.median(row.ours):.4g} {row.unit}",
             f"{statistics.median(row.reference):.4g} {row.unit}" if row.reference is not None else "",
-            f"{statistics.median(row.judged):.3f}" if compared else "",
-            spread if len(row.judged) > 1 else "",
+            f"{row.median:.3f}" if compared else "",
+            f"{1 / row.median:.3g}x" if compared else "",
+            f"{least:.3g} to {greatest:.3g}" if len(row.judged) > 1 else "",
             _mark(row),
-        )
+        ]
+        if before:
+            earlier = before.get(row.name)
+            cells += [f"{earlier:.3g}", f"{row.median / earlier:.2f}x"] if earlier else ["", ""]
+        table.add_row(*cells)
     return table
+
+
+def medians(benchmarks: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float]:
+    """Return `Row.median` by name from the ``benchmarks`` of a JSON file."""
+    return {row["name"]: row["median"] for rows in benchmarks.values() for row in rows}
 
 
 def _mark(row: Row) -> str:
     if row.at_most is None:
         return ""
-    wanted = f"≤ {row.at_most:.2f}" if row.reference is not None else f"≤ {row.at_most:g} {row.unit}"
+    if row.reference is None:
+        wanted = f"≤ {row.at_most:g} {row.unit}"
+    elif row.at_most < 1:
+        # What is to be so many times as fast, or as small.
+        wanted = f"≥ {1 / row.at_most:.3g}x"
+    else:
+        wanted = f"≤ {row.at_most:.2f}"
     return f"[green]{wanted}  met[/]" if row.met else f"[red]{wanted}  not met[/]"
