@@ -194,8 +194,14 @@ class Backbone(nn.Module):
         return held
 
     def _normalised(self, image: Tensor) -> Tensor:
-        # One pass over the image instead of three.
-        return torch.addcmul(self.pixel_shift, image.to(self.pixel_scale.dtype), self.pixel_scale)
+        pixels = image.to(self.pixel_scale.dtype)
+        if pixels.is_contiguous() or not pixels.is_contiguous(memory_format=torch.channels_last):
+            return torch.addcmul(self.pixel_shift, pixels, self.pixel_scale)
+        # Row by row: along three channels a CPU would take one number at a time.
+        rows = pixels.permute(0, 2, 3, 1).flatten(start_dim=2)
+        scale, shift = (one.flatten().repeat(pixels.shape[-1]) for one in (self.pixel_scale, self.pixel_shift))
+        shape = (len(pixels), *pixels.shape[2:], pixels.shape[1])
+        return torch.addcmul(shift, rows, scale).view(shape).permute(0, 3, 1, 2)
 
     def _last_block(self) -> tuple[str, str]:
         """Return the paths of the last stage and of its last block, which has weights."""

@@ -36,8 +36,8 @@ from tests.benchmarks.step import step
 BENCHMARKS: dict[str, Callable[[Path, Path], list[Row]]] = {
     "data-path": data_path,
     "step": step,
-    "levers": levers,
     "epoch": epoch,
+    "levers": levers,
     "metrics": metrics,
     "inference": inference,
     "memory": memory,
