@@ -101,6 +101,7 @@ class AttributeModule(LightningModule):
         self.register_buffer("train_age_groups", torch.full((len(self.age_groups),), torch.nan))
         self.predictions = PredictionStore()
         self._sums: Tensor | None = None
+        self._count = 0
         self.run_config: dict[str, Any] = {}
         """The run's whole configuration as plain data; stands in the checkpoint."""
 
@@ -179,7 +180,7 @@ class AttributeModule(LightningModule):
         # Dropout, too, is a pure function of (seed, epoch, rank), so that a resumed run goes on exactly.
         key = (self.run_config.get("seed", 0), self.current_epoch, self.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
-        self._sums = None
+        self._sums, self._count = None, 0
 
     def on_validation_epoch_start(self) -> None:
         self.predictions.reset()
@@ -287,17 +288,16 @@ class AttributeModule(LightningModule):
 
     def _log_means(self, values: dict[str, Tensor], count: int) -> None:
         """Log the epoch's means with its last step: a call for each value and step takes a millisecond."""
-        step = torch.stack(
-            [*(value.detach() * count for value in values.values()), torch.tensor(count).to(self.device)]
-        )
+        if self._trainer is None:
+            return
+        step = count * torch.stack([value.detach() for value in values.values()])
         self._sums = step if self._sums is None else self._sums + step
-        last = self.trainer.global_step + 1 == self.trainer.max_steps
-        if self.trainer.is_last_batch or last:
-            *sums, total = self._sums.unbind()
-            for name, value in zip(values, sums, strict=True):
+        self._count += count
+        if self.trainer.is_last_batch or self.trainer.global_step + 1 == self.trainer.max_steps:
+            for name, value in zip(values, self._sums / self._count, strict=True):
                 bar = name == "train/loss"
-                self.log(name, value / total, on_step=False, on_epoch=True, prog_bar=bar, batch_size=1, sync_dist=True)
-            self._sums = None
+                self.log(name, value, on_step=False, on_epoch=True, prog_bar=bar, batch_size=1, sync_dist=True)
+            self._sums, self._count = None, 0
 
     def _collect(self, batch: Batch) -> None:
         output = self.predict(batch)
