@@ -383,7 +383,7 @@ INJECTED: dict[str, tuple[str, ...]] = {
         "calibration",
     ),
     "model.optimizer": ("params",),
-    "weighting": ("attributes", "group_of"),
+    "weighting": ("attributes", "group_of", "tasks"),
     "calibration": ("attributes",),
     "trainer": ("logger", "callbacks", "default_root_dir"),
 }
@@ -489,7 +489,8 @@ def check_constructors(config: Config) -> Iterator[str]:
 
     count = len(CELEBA_ATTRIBUTES)
     for path, arguments in (
-        ("weighting", (count,)),
+        # Whether the model has a task beside the attributes is only known from the data.
+        ("weighting", (count, (), ("another",))),
         ("calibration", (count,)),
         ("model.optimizer", ([torch.nn.Parameter(torch.zeros(1))],)),
     ):

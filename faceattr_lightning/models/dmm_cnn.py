@@ -166,8 +166,9 @@ class DMMCNN(AttributeModule):
         pyramid_channels: int = 256,
         dropout: float = 0.2,
     ) -> None:
+        tasks = ("landmarks",) if landmarks else ()
         super().__init__(
-            attribute_names, preprocessing, groups, weighting, calibration, optimizer, schedule, age_groups
+            attribute_names, preprocessing, groups, weighting, calibration, optimizer, schedule, age_groups, tasks
         )
         self.save_hyperparameters(logger=False)
         self.landmark_weight, self.landmark_beta = landmark_weight, landmark_beta

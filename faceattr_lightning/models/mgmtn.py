@@ -222,8 +222,9 @@ class MGMTN(AttributeModule):
         width: int = 512,
         dropout: float = 0.2,
     ) -> None:
+        tasks = ("masks",) if joint and masks == "learned" else ()
         super().__init__(
-            attribute_names, preprocessing, groups, weighting, calibration, optimizer, schedule, age_groups
+            attribute_names, preprocessing, groups, weighting, calibration, optimizer, schedule, age_groups, tasks
         )
         self.save_hyperparameters(logger=False)
         self.parts = parts_of_groups(list(self.groups), parts)

@@ -56,6 +56,7 @@ class AttributeModule(LightningModule):
         optimizer: node of a torch optimiser.
         schedule: ``name`` one of one_cycle, cosine, constant, and ``warmup`` as a share of all steps in [0, 1).
         age_groups: G names of age groups, youngest first, if the data has any; they are learned beside the attributes.
+        tasks: which of the `extra_losses` are tasks of their own, for a weighting over tasks.
 
     Raises:
         ConfigError: groups that do not cover the attributes, or an unknown schedule.
@@ -80,6 +81,7 @@ class AttributeModule(LightningModule):
         optimizer: dict[str, Any] | None,
         schedule: dict[str, Any] | None,
         age_groups: list[str] | None = None,
+        tasks: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         self.attribute_names = list(attribute_names)
@@ -89,7 +91,8 @@ class AttributeModule(LightningModule):
         self.age_groups = list(age_groups or ())
         self.preprocessing = Preprocessing.from_dict(preprocessing)
         group_of = [list(self.groups).index(self.group_of(name)) for name in self.attribute_names]
-        self.weighting: TaskWeighting = build(weighting or UNIFORM, len(self.attribute_names), group_of)
+        tasks = (*(["age_group"] if self.age_groups else []), *tasks)
+        self.weighting: TaskWeighting = build(weighting or UNIFORM, len(self.attribute_names), group_of, tasks)
         self.calibrator: ThresholdCalibrator = build(calibration or FIXED, len(self.attribute_names))
         self.optimizer_node = optimizer or ADAMW
         self.schedule: dict[str, Any] = schedule or ONE_CYCLE
@@ -163,18 +166,23 @@ class AttributeModule(LightningModule):
         labelled = batch["attributes"] >= 0
         count = labelled_count(labelled)
         attribute_losses = attribute_bce(output["logits"], batch["attributes"], count)
-        terms = {"attributes": (self.weighting.weights * attribute_losses).sum()}
+        others = self.extra_losses(output, batch)
         if "age_group" in output:
-            terms["age_group"] = age_group_loss(output["age_group"], batch["age_group"])
-        terms |= self.extra_losses(output, batch)
+            others = {"age_group": age_group_loss(output["age_group"], batch["age_group"]), **others}
+        terms = self.weighting.weigh(attribute_losses, others)
         loss = torch.stack(list(terms.values())).sum()
         # Of the scale of the validation loss, to stand beside it.
         logged = {"train/loss": loss, "train/loss_per_attribute": attribute_losses.mean()}
         if len(terms) > 1:
             logged |= {f"train/loss_{name}": term for name, term in terms.items()}
         self._log_means(logged, len(batch["image"]))
-        # Beside the loss, for the weighting: each attribute's sum over this rank's samples, and their number.
-        return {"loss": loss, "loss_sums": attribute_losses.detach() * count, "label_counts": labelled.sum(dim=0)}
+        # Beside the loss, for the weighting: each loss's sum over this rank's samples, and their number.
+        sums, counts = attribute_losses.detach() * count, labelled.sum(dim=0)
+        for task in self.weighting.tasks:
+            size = len(batch["image"]) if task in others else 0
+            sums = torch.cat([sums, (others[task].detach() * size if size else sums.new_zeros(())).reshape(1)])
+            counts = torch.cat([counts, counts.new_tensor([size])])
+        return {"loss": loss, "loss_sums": sums, "label_counts": counts}
 
     def on_train_epoch_start(self) -> None:
         # Dropout, too, is a pure function of (seed, epoch, rank), so that a resumed run goes on exactly.
@@ -204,6 +212,8 @@ class AttributeModule(LightningModule):
             for prefix, vector in (("weight", self.weighting.weights), ("threshold", self.calibrator.thresholds)):
                 values = dict(zip(self.attribute_names, vector.tolist(), strict=True))
                 self.log_dict({f"{prefix}/{name}": value for name, value in values.items()})
+            task_weights = zip(self.weighting.tasks, self.weighting.task_weights.tolist(), strict=True)
+            self.log_dict({f"task_weight/{name}": value for name, value in task_weights})
 
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
@@ -250,7 +260,10 @@ class AttributeModule(LightningModule):
         if node.get("fused") and self.trainer.precision == "16-mixed":
             # It would unscale the gradients itself, after they were clipped.
             node = {**node, "fused": False}
-        optimizer = build(node, [parameter for parameter in self.parameters() if parameter.requires_grad])
+        learned = self.weighting.parameter_groups()
+        apart = {id(parameter) for group in learned for parameter in group["params"]}
+        trained = [one for one in self.parameters() if one.requires_grad and id(one) not in apart]
+        optimizer = build(node, [{"params": trained}, *learned] if learned else trained)
         total, warmup = max(1, int(self.trainer.estimated_stepping_batches)), self.schedule.get("warmup", 0.0)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(self.schedule["name"], step / total, warmup)
