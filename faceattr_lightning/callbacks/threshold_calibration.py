@@ -11,9 +11,10 @@ from torch import Tensor
 
 from faceattr_lightning.callbacks.fitted import FittedState
 from faceattr_lightning.callbacks.stage import fitting
-from faceattr_lightning.errors import ConfigError
+from faceattr_lightning.errors import ConfigError, did_you_mean
 from faceattr_lightning.metrics.predictions import Predictions
-from faceattr_lightning.metrics.thresholds import OBJECTIVES, best_thresholds
+from faceattr_lightning.metrics.temperature import fit_temperatures
+from faceattr_lightning.metrics.thresholds import OBJECTIVES, TARGETS, best_thresholds
 
 if TYPE_CHECKING:
     from faceattr_lightning.models.module import AttributeModule
@@ -26,39 +27,56 @@ class ThresholdCalibrator(FittedState):
     callback.
 
     A calibrator overrides `fit`. It is called after each validation epoch of a training run, never in test. An
-    attribute with fewer than two classes among its validation labels keeps its threshold and is named in a warning.
+    attribute with fewer than two classes among its validation labels keeps its threshold and its temperature, and is
+    named in a warning.
 
     Args:
         attributes: number of attributes A.
+        temperature: whether probabilities are scaled first, by a temperature per attribute; see `fit_temperatures`. It
+            moves no answer at 0.5, but what a probability means; thresholds are of the scaled ones.
     """
 
     thresholds: Tensor
     """float32 (A,) in [0, 1]; a probability at or above it counts as present."""
+    temperatures: Tensor
+    """float32 (A,), positive; the probability is ``sigmoid(logit / temperature)``."""
 
-    def __init__(self, attributes: int) -> None:
+    def __init__(self, attributes: int, temperature: bool = False) -> None:
         super().__init__()
         self.register_buffer("thresholds", torch.full((attributes,), 0.5))
+        self.register_buffer("temperatures", torch.ones(attributes))
+        self.temperature = temperature
         self._warned = False
 
-    def fit(self, predictions: Predictions) -> Tensor:
-        """Return new thresholds, float (A,), for a validation split's predictions."""
+    def fit(self, predictions: Predictions, attribute_names: list[str], train_prevalence: Tensor) -> Tensor:
+        """Return new thresholds, float (A,), for a validation split's predictions; see `calibrate`."""
         return self.thresholds
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
         if fitting(trainer):
-            self.calibrate(pl_module.predictions.gather(), pl_module.attribute_names)
+            predictions = pl_module.predictions.gather()
+            self.calibrate(predictions, pl_module.attribute_names, pl_module.train_prevalence)
             self.remember()
 
-    def calibrate(self, predictions: Predictions, attribute_names: list[str]) -> None:
-        """Fit the thresholds of the attributes that have both classes; warn once of the others.
+    def calibrate(
+        self, predictions: Predictions, attribute_names: list[str], train_prevalence: Tensor | None = None
+    ) -> None:
+        """Fit temperatures and thresholds of the attributes that have both classes; warn once of the others.
 
         Args:
-            predictions: of the validation split, equal on every rank.
+            predictions: of the validation split, not scaled, equal on every rank.
             attribute_names: A names.
+            train_prevalence: float (A,), share of positives in the training split, NaN where not known.
         """
-        fitted = self.fit(predictions).to(self.thresholds)
-        one_class = single_class(predictions)
-        self.thresholds.copy_(torch.where(one_class.to(self.thresholds.device), self.thresholds, fitted))
+        if train_prevalence is None:
+            train_prevalence = torch.full((len(attribute_names),), torch.nan)
+        one_class = single_class(predictions).to(self.thresholds.device)
+        if self.temperature:
+            found = fit_temperatures(predictions.logits, predictions.labels).to(self.temperatures)
+            self.temperatures.copy_(torch.where(one_class, self.temperatures, found))
+        scaled = predictions.scaled(self.temperatures)
+        fitted = self.fit(scaled, attribute_names, train_prevalence.cpu()).to(self.thresholds)
+        self.thresholds.copy_(torch.where(one_class, self.thresholds, fitted))
         if one_class.any() and not self._warned and type(self) is not ThresholdCalibrator:
             self._warned = True
             named = ", ".join(name for name, single in zip(attribute_names, one_class, strict=True) if single)
@@ -85,20 +103,21 @@ class DMMCalibrator(ThresholdCalibrator):
         gamma: step size, positive.
         iterations: how often the rule is applied per validation epoch, to the same predictions; more than one brings
             short runs nearer to the fixed point. Ours.
+        temperature: see `ThresholdCalibrator`.
 
     Raises:
         ConfigError: a value out of its range.
     """
 
-    def __init__(self, attributes: int, gamma: float = 1.0, iterations: int = 1) -> None:
-        super().__init__(attributes)
+    def __init__(self, attributes: int, gamma: float = 1.0, iterations: int = 1, temperature: bool = False) -> None:
+        super().__init__(attributes, temperature)
         problems = [f"calibration.gamma: expected a positive number, found {gamma}."] if gamma <= 0 else []
         problems += [f"calibration.iterations: expected at least 1, found {iterations}."] if iterations < 1 else []
         if problems:
             raise ConfigError(problems)
         self.gamma, self.iterations = gamma, iterations
 
-    def fit(self, predictions: Predictions) -> Tensor:
+    def fit(self, predictions: Predictions, attribute_names: list[str], train_prevalence: Tensor) -> Tensor:
         labelled, positive = predictions.labels >= 0, predictions.labels == 1
         # FP - FN is the number of predicted less that of actual positives: sorted, each iteration is a search.
         ascending = predictions.probabilities.masked_fill(~labelled, -1).sort(dim=0).values.T.contiguous()
@@ -119,32 +138,80 @@ class OptimalCalibrator(ThresholdCalibrator):
 
     Args:
         attributes: number of attributes A.
-        metric: what is to be greatest, one of accuracy, balanced_accuracy, f1, mcc, youden.
+        metric: what is to be greatest, one of accuracy, balanced_accuracy, f1, mcc, youden; or, with a target,
+            precision or false_positive_rate: the highest recall that keeps it. Where no threshold does, it is 1:
+            present only what is certain.
+        target: least precision, or greatest false positive rate, in [0, 1].
         shrink: number of positives, of at least 0, with which a threshold goes half of the way; 0 for all of it.
+        prevalence: the share of positives for which the thresholds are to be best: ``validation``, that of the labels;
+            ``train``, that of the training split, which counts more labels; or a share in (0, 1) for each of some
+            attributes, that of the validation labels for the others.
+        temperature: see `ThresholdCalibrator`.
 
     Raises:
-        ConfigError: a value out of its range.
+        ConfigError: a value out of its range; when fitting, a prevalence of an attribute that the model lacks.
     """
 
     def __init__(
         self,
         attributes: int,
-        metric: Literal["accuracy", "balanced_accuracy", "f1", "mcc", "youden"] = "balanced_accuracy",
+        metric: Literal[
+            "accuracy", "balanced_accuracy", "f1", "mcc", "youden", "precision", "false_positive_rate"
+        ] = "balanced_accuracy",
+        target: float | None = None,
         shrink: float = 0.0,
+        prevalence: Literal["validation", "train"] | dict[str, float] = "validation",
+        temperature: bool = False,
     ) -> None:
-        super().__init__(attributes)
+        super().__init__(attributes, temperature)
         problems = []
-        if metric not in OBJECTIVES:
-            problems.append(f"calibration.metric: expected one of {', '.join(OBJECTIVES)}, found {metric!r}.")
+        if metric not in OBJECTIVES and metric not in TARGETS:
+            known = ", ".join([*OBJECTIVES, *TARGETS])
+            problems.append(f"calibration.metric: expected one of {known}, found {metric!r}.")
+        elif metric in TARGETS and (target is None or not 0 <= target <= 1):
+            bound = "the least precision" if metric == "precision" else "the greatest false positive rate"
+            problems.append(f"calibration.target: {metric} needs {bound}, in [0, 1], found {target}.")
+        elif metric in OBJECTIVES and target is not None:
+            problems.append(
+                f"calibration.target: {metric} is made as great as it can be and takes none, found {target}; set "
+                "calibration.metric=precision or false_positive_rate."
+            )
         if shrink < 0:
             problems.append(f"calibration.shrink: expected a number of at least 0, found {shrink}.")
+        shares = prevalence if isinstance(prevalence, dict) else {}
+        problems += [
+            f"calibration.prevalence.{name}: expected a share in (0, 1), found {share}."
+            for name, share in shares.items()
+            if not 0 < share < 1
+        ]
         if problems:
             raise ConfigError(problems)
-        self.metric, self.shrink = metric, shrink
+        self.metric, self.target, self.shrink, self.prevalence = metric, target, shrink, prevalence
 
-    def fit(self, predictions: Predictions) -> Tensor:
-        best = best_thresholds(predictions.probabilities, predictions.labels, self.metric)
+    def fit(self, predictions: Predictions, attribute_names: list[str], train_prevalence: Tensor) -> Tensor:
+        prevalence = torch.full((len(attribute_names),), torch.nan)
+        if isinstance(self.prevalence, dict):
+            check_prevalence(self.prevalence, attribute_names)
+            for name, share in self.prevalence.items():
+                prevalence[attribute_names.index(name)] = share
+        elif self.prevalence == "train":
+            # With one class in training, there is nothing to shift to.
+            prevalence = torch.where((train_prevalence > 0) & (train_prevalence < 1), train_prevalence, torch.nan)
+        best = best_thresholds(predictions.probabilities, predictions.labels, self.metric, self.target, prevalence)
+        if self.target is not None:
+            best = best.nan_to_num(1.0)
         if not self.shrink:
             return best
         positives = (predictions.labels == 1).sum(dim=0)
         return 0.5 + positives / (positives + self.shrink) * (best - 0.5)
+
+
+def check_prevalence(prevalence: dict[str, float], attribute_names: list[str]) -> None:
+    """Raise a ConfigError for the attributes of ``calibration.prevalence`` that are not the model's."""
+    problems = [
+        f"calibration.prevalence: '{name}' is not among the model's attributes.{did_you_mean(name, attribute_names)}"
+        for name in prevalence
+        if name not in attribute_names
+    ]
+    if problems:
+        raise ConfigError(problems)

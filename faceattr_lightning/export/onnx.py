@@ -62,11 +62,15 @@ class Deployed(nn.Module):
 
     Args:
         network: of an `AttributeModule`.
+        temperatures: float (A,), its calibrator's.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    temperatures: Tensor
+
+    def __init__(self, network: nn.Module, temperatures: Tensor) -> None:
         super().__init__()
         self.network = network
+        self.register_buffer("temperatures", temperatures.detach().cpu().float())
 
     def forward(self, image: Tensor, thresholds: Tensor) -> tuple[Tensor, ...]:
         """Return probabilities float (B, A), decisions bool (B, A) and, where there are age groups, their
@@ -77,7 +81,7 @@ class Deployed(nn.Module):
             thresholds: float (A,).
         """
         output = self.network(image)
-        probabilities = output["logits"].sigmoid()
+        probabilities = (output["logits"] / self.temperatures).sigmoid()
         answers = (probabilities, probabilities >= thresholds)
         return (*answers, output["age_group"].softmax(dim=1)) if "age_group" in output else answers
 
@@ -96,7 +100,7 @@ def export_onnx(model: AttributeModule, path: Path) -> None:
     outputs = ["probabilities", "decisions", *(["age_group"] if model.age_groups else [])]
     with quiet():
         traced = torch.export.export(
-            Deployed(network),
+            Deployed(network, model.calibrator.temperatures),
             (example, thresholds),
             dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1)}, "thresholds": None},
             # Where a network asks for len(image), the other way of tracing would take the example's batch for any.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,10 @@ class Predictions:
         """Return some of the samples, by a bool (N,) or int64 (n,)."""
         measures = {name: values[rows] for name, values in self.measures.items()}
         return Predictions(self.logits[rows], self.labels[rows], self.index[rows], measures)
+
+    def scaled(self, temperatures: Tensor) -> Predictions:
+        """Return the same with each attribute's logits divided by its temperature, float (A,), positive."""
+        return replace(self, logits=self.logits / temperatures.to(self.logits))
 
     def measure_means(self) -> dict[str, float]:
         """Return each measure's mean over the samples for which it is known, without those known for none."""

@@ -218,11 +218,15 @@ class AttributeModule(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
 
+    def gathered(self) -> Predictions:
+        """Return the predictions of the split that was run, of all ranks, at the present temperatures."""
+        return self.predictions.gather().scaled(self.calibrator.temperatures)
+
     def metrics(self, predictions: Predictions, train_prevalence: Tensor | None = None) -> dict[str, Tensor]:
         """Return every metric of every attribute at the present thresholds; see `attribute_metrics`.
 
         Args:
-            predictions: of a split.
+            predictions: of a split, scaled as those of `gathered`.
             train_prevalence: float (A,), if the constant answer is to be that of a part of the training split.
         """
         prevalence = self.train_prevalence if train_prevalence is None else train_prevalence
@@ -290,6 +294,7 @@ class AttributeModule(LightningModule):
             "groups": self.groups,
             "age_groups": self.age_groups,
             "thresholds": self.calibrator.thresholds.tolist(),
+            "temperatures": self.calibrator.temperatures.tolist(),
             "task_weights": self.weighting.weights.tolist(),
             "preprocessing": self.preprocessing.to_dict(),
             "config": self.run_config,
@@ -318,7 +323,7 @@ class AttributeModule(LightningModule):
 
     def _log_metrics(self, prefix: str) -> None:
         predictions = self.predictions.gather()
-        means = mean_metrics(self.metrics(predictions))
+        means = mean_metrics(self.metrics(predictions.scaled(self.calibrator.temperatures)))
         means["loss"] = float(predictions.attribute_losses().nanmean())
         means |= predictions.measure_means()
         # One figure, and the loss: a terminal of eighty columns has room for no more beside the bar.

@@ -103,7 +103,8 @@ def export(
         log.info("Calibrating on %d training images", calibration_images)
         quantise(files["float32"], files["int8"], _spread(datamodule, calibration_images), calibration)
 
-    deployed, thresholds = Deployed(model.network), model.calibrator.thresholds
+    calibrator = model.calibrator
+    deployed, thresholds = Deployed(model.network, calibrator.temperatures), calibrator.thresholds
     runs: dict[str, Run] = {"checkpoint": lambda images: run_model(deployed, thresholds, images)}
     for precision, file in files.items():
         runs[precision] = _runner(file)

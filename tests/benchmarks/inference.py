@@ -38,7 +38,8 @@ def inference(data: Path, scratch: Path) -> list[Row]:
     export_onnx(model, exported)
     quantise(exported, small, np.random.default_rng(0).integers(0, 256, (4, 3, 224, 224), dtype=np.uint8))
     sessions = [open_session(path, threads=1) for path in (exported, small)]
-    deployed, thresholds = Deployed(model.network), model.calibrator.thresholds
+    calibrator = model.calibrator
+    deployed, thresholds = Deployed(model.network, calibrator.temperatures), calibrator.thresholds
 
     rows = []
     for batch_size, marks in MARKS.items():

@@ -1,6 +1,8 @@
 """DMM-CNN's thresholds against a computation by hand."""
 
 import logging
+import math
+from typing import Any
 
 import pytest
 import torch
@@ -90,3 +92,58 @@ def test_optimal_thresholds_and_how_far_few_positives_move_them() -> None:
     with pytest.raises(ConfigError) as caught:
         OptimalCalibrator(2, metric="recall", shrink=-1)  # type: ignore[arg-type]
     assert len(caught.value.problems) == 2
+
+
+def test_temperatures_come_before_thresholds() -> None:
+    generator = torch.Generator().manual_seed(2)
+    logits = 4 * torch.randn(2000, 2, generator=generator)
+    labels = (torch.rand(2000, 2, generator=generator) < (logits / 4).sigmoid()).to(torch.int8)
+    labels[:, 1] = 1
+    raw = Predictions(logits, labels, torch.arange(2000), {})
+    plain, scaled = (OptimalCalibrator(2, metric="f1", temperature=switch) for switch in (False, True))
+    for calibrator in (plain, scaled):
+        calibrator.calibrate(raw, ["a", "b"])
+    assert plain.temperatures.tolist() == [1, 1]
+    assert float(scaled.temperatures[0]) == pytest.approx(4, rel=0.15) and float(scaled.temperatures[1]) == 1
+    answers = [
+        raw.scaled(one.temperatures).probabilities[:, 0] >= one.thresholds[0].double() for one in (plain, scaled)
+    ]
+    assert torch.equal(*answers) and scaled.thresholds[0] != plain.thresholds[0]
+
+
+def test_a_target_that_nothing_keeps_leaves_what_is_certain() -> None:
+    predictions = predictions_of([[0.2], [0.6], [0.9]], [[1], [1], [0]])
+    calibrator = OptimalCalibrator(1, metric="precision", target=0.95)
+    calibrator.calibrate(predictions, ["a"])
+    assert calibrator.thresholds.tolist() == [1.0]
+
+
+def test_prevalence_of_training_and_by_name() -> None:
+    generator = torch.Generator().manual_seed(3)
+    labels = (torch.rand(4000, 2, generator=generator) < 0.5).to(torch.int8)
+    logits = torch.randn(4000, 2, generator=generator) + 2 * labels - 1
+    predictions = Predictions(logits, labels, torch.arange(4000), {})
+    train = OptimalCalibrator(2, metric="accuracy", prevalence="train")
+    train.calibrate(predictions, ["a", "b"], torch.tensor([0.1, torch.nan]))
+    named = OptimalCalibrator(2, metric="accuracy", prevalence={"a": 0.1})
+    named.calibrate(predictions, ["a", "b"])
+    assert torch.equal(train.thresholds, named.thresholds)
+    # Bayes' rule moves the log-odds of a half by those of the prevalence: the logit is 2 x, the threshold of it log 9.
+    assert float(train.thresholds[0].logit()) == pytest.approx(math.log(9) / 2, abs=0.25)
+    assert float(train.thresholds[1]) == pytest.approx(0.5, abs=0.07)
+    with pytest.raises(ConfigError, match=r"calibration\.prevalence: 'c' is not among"):
+        OptimalCalibrator(2, prevalence={"c": 0.1}).calibrate(predictions, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"metric": "precision"}, "target"),
+        ({"metric": "f1", "target": 0.9}, "target"),
+        ({"metric": "false_positive_rate", "target": 1.5}, "target"),
+        ({"prevalence": {"a": 1.0}}, "prevalence.a"),
+    ],
+)
+def test_optimal_refuses(options: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError, match=f"calibration.{key}"):
+        OptimalCalibrator(2, **options)

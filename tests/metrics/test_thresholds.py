@@ -81,3 +81,20 @@ def test_targets() -> None:
     assert best_thresholds(probabilities, labels, "precision", 0.75).item() == pytest.approx(0.2)
     assert best_thresholds(probabilities, labels, "false_positive_rate", 0.0).item() == pytest.approx(0.6)
     assert best_thresholds(probabilities, labels, "false_positive_rate", 0.5).item() == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1", "mcc", "balanced_accuracy"])
+@pytest.mark.parametrize("seed", range(4))
+def test_another_prevalence_is_as_if_there_were_more_of_a_class(metric: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    column = torch.from_numpy(np.round(rng.random((19, 1)), 1))
+    labels = torch.from_numpy(np.append(rng.integers(0, 2, 17), [0, 1])).to(torch.int8)[:, None]
+    positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
+    # Each positive three times.
+    share = 3 * positives / (3 * positives + negatives)
+    shifted = best_thresholds(column, labels, metric, prevalence=torch.tensor([share], dtype=torch.float64))
+    extra = labels[:, 0] == 1
+    repeated = best_thresholds(
+        torch.cat([column, column[extra], column[extra]]), torch.cat([labels, labels[extra], labels[extra]]), metric
+    )
+    assert shifted.item() == pytest.approx(repeated.item(), abs=1e-7)

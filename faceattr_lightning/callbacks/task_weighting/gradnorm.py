@@ -70,12 +70,12 @@ class GradNormWeighting(DynamicWeighting):
         if not any(map(_is_weight, pl_module.network.backbone.parameters())):  # type: ignore[union-attr]
             raise ConfigError(
                 [
-                    "weighting: GradNorm compares gradients in the backbone, of which backbone.freeze leaves nothing to "
-                    "train; freeze less, or take another weighting."
+                    "weighting: GradNorm compares gradients in the backbone, of which backbone.freeze leaves nothing "
+                    "to train; freeze less, or take another weighting."
                 ]
             )
         # A compiled network would free what the several backward passes share.
-        torch._functorch.config.donated_buffer = False  # type: ignore[attr-defined]
+        torch._functorch.config.donated_buffer = False
 
     def on_train_start(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
         # Beside the buffer, which a GPU would have to be asked for at each step.
