@@ -345,6 +345,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "seed": int,
         "ckpt_path": str | None,
         "images": str | None,
+        "runs": list[str] | None,
         "keep_freed_memory": bool,
         "task": _Node,
         "model": _Node,
@@ -425,6 +426,8 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "trainer.num_nodes": ("of at least 1", lambda value: value >= 1),
     "task.calibration_images": ("of at least 1", lambda value: value >= 1),
+    "task.level": ("in (0, 1)", lambda value: 0 < value < 1),
+    "task.replicates": ("of at least 100", lambda value: value >= 100),
 }
 """Key to what its number has to be, where no constructor says so in time."""
 

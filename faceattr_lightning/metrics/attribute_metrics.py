@@ -12,8 +12,7 @@ from torch import Tensor
 
 from faceattr_lightning.metrics.predictions import Predictions
 from faceattr_lightning.metrics.ranking import labelled_columns, operating_points
-
-ECE_BINS = 15
+from faceattr_lightning.metrics.reliability import reliability_bins
 
 METRICS = (
     "support",
@@ -48,7 +47,7 @@ def attribute_metrics(predictions: Predictions, thresholds: Tensor, train_preval
         positives; ``majority_accuracy`` the accuracy of the training split's majority class as a constant answer;
         ``gain`` accuracy less majority accuracy; ``balanced_accuracy`` the mean of recall and specificity;
         ``average_precision`` the step-wise area under the precision-recall curve; ``ece`` the expected calibration
-        error of the probability of presence over `ECE_BINS` bins of equal width.
+        error of the probability of presence; see `ReliabilityBins`.
     """
     probabilities, labels = predictions.probabilities, predictions.labels
     labelled, positive = labels >= 0, labels == 1
@@ -66,7 +65,7 @@ def attribute_metrics(predictions: Predictions, thresholds: Tensor, train_preval
         "gain": calibrated["accuracy"] - majority,
         "gain_at_half": at_half["accuracy"] - majority,
         "average_precision": average_precision(probabilities, labels),
-        "ece": expected_calibration_error(probabilities, labels),
+        "ece": reliability_bins(probabilities, labels).calibration_error(),
     }
     return {name: values[name] for name in METRICS}
 
@@ -118,22 +117,4 @@ def average_precision(probabilities: Tensor, labels: Tensor) -> Tensor:
         _, tp, predicted = operating_points(scores.view(np.uint64), positive)
         gained = tp - np.append(tp[1:], 0)
         found.append(float((gained * (tp / predicted)).sum() / tp[0]))
-    return torch.tensor(found, dtype=torch.float64)
-
-
-def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> Tensor:
-    """Return each attribute's expected calibration error (Naeini et al., AAAI 2015), float64 (A,), NaN without a label.
-
-    sum_b (n_b / N) |mean probability in b - share of positives in b| over bins of equal width in [0, 1].
-
-    Args:
-        probabilities: float (N, A) of presence.
-        labels: int8 (N, A) in {0, 1, -1}.
-        bins: number of bins.
-    """
-    found = []
-    for probability, positive in labelled_columns(probabilities.double(), labels):
-        member = np.minimum((probability * bins).astype(np.int64), bins - 1)
-        gaps = np.bincount(member, weights=probability - positive, minlength=bins)
-        found.append(np.abs(gaps).sum() / len(probability) if len(probability) else np.nan)
     return torch.tensor(found, dtype=torch.float64)

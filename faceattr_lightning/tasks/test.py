@@ -31,9 +31,22 @@ def test(config: dict[str, Any], ranks: list[Process]) -> None:
         config: the job's configuration as plain data.
         ranks: takes the other processes of the job.
     """
+    model, datamodule, path = prepare_test(config)
+    with make_trainer(config, model, ranks) as trainer:
+        for evaluate in (trainer.validate, trainer.test):
+            evaluate(model, datamodule=datamodule, ckpt_path=path, weights_only=True, verbose=False)
+
+
+def prepare_test(config: dict[str, Any]) -> tuple[AttributeModule, FaceDataModule, Path]:
+    """Load the checkpoint that ``ckpt_path`` names and the data to test it on; put what was chosen into the
+    configuration and the run's folder.
+
+    Returns:
+        the model, its data ready to be read, and the checkpoint's file.
+    """
     seed_everything(config["seed"], workers=True, verbose=False)
     path = newest_checkpoint(config["ckpt_path"] or "best", config["paths"]["output_dir"])
-    log.info("Testing %s", path)
+    log.info("Checkpoint: %s", path)
     model = load_model(path)
     for section in ("model", "backbone", "weighting", "calibration"):
         config[section] = model.run_config[section]
@@ -45,9 +58,7 @@ def test(config: dict[str, Any], ranks: list[Process]) -> None:
     datamodule.prepare_data()
     datamodule.setup()
     check_fit(model, datamodule)
-    with make_trainer(config, model, ranks) as trainer:
-        for evaluate in (trainer.validate, trainer.test):
-            evaluate(model, datamodule=datamodule, ckpt_path=path, weights_only=True, verbose=False)
+    return model, datamodule, path
 
 
 def chosen_data(present: dict[str, Any], trained: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
