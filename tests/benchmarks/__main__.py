@@ -32,12 +32,14 @@ from tests.benchmarks.rows import Row, make_table, medians
 from tests.benchmarks.scaling import scaling
 from tests.benchmarks.startup import start_up
 from tests.benchmarks.step import step
+from tests.benchmarks.weighting import weighting
 
 BENCHMARKS: dict[str, Callable[[Path, Path], list[Row]]] = {
     "data-path": data_path,
     "step": step,
     "epoch": epoch,
     "levers": levers,
+    "weighting": weighting,
     "metrics": metrics,
     "inference": inference,
     "memory": memory,
