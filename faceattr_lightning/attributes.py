@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from faceattr_lightning.errors import ConfigError, did_you_mean
 
@@ -68,6 +69,17 @@ FAIRFACE_AGE_GROUPS: tuple[str, ...] = (
     "more than 70",
 )
 """FairFace's nine age groups, in years, as its files write them."""
+
+FAIRFACE_RACES: tuple[str, ...] = (
+    "Black",
+    "East Asian",
+    "Indian",
+    "Latino_Hispanic",
+    "Middle Eastern",
+    "Southeast Asian",
+    "White",
+)
+"""FairFace's seven race groups, as its files write them."""
 
 _OBJECTIVE = (
     "5_o_Clock_Shadow",
@@ -187,6 +199,37 @@ ALIASES: dict[str, str] = {
 """Other spellings of an attribute to ours, beside those that differ in case, spaces and punctuation alone.
 
 Only names that mean the same: LFWA's ``Attractive_Man`` is not CelebA's ``Attractive``.
+"""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Attributes of which at most one can be true of a face.
+
+    Attributes:
+        attributes: two names or more.
+        reason: why, in a sentence.
+    """
+
+    attributes: tuple[str, ...]
+    reason: str
+
+
+LOGICAL_RULES: tuple[Rule, ...] = (
+    Rule(("No_Beard", "Goatee"), "A goatee is a beard."),
+    Rule(("Bald", "Bangs"), "Bangs are hair that falls over the forehead, where a bald head has none."),
+    Rule(("Straight_Hair", "Wavy_Hair"), "Hair that waves is not straight."),
+    Rule(
+        ("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair"),
+        "Each names the one colour of the hair as a whole. Highlights and hair that turns grey are in between.",
+    ),
+)
+"""What the names themselves rule out. Ours.
+
+Only contradictions, nothing that is merely rare (Male with Wearing_Lipstick) or matters of degree. Left out on purpose:
+No_Beard with Mustache, since hair above the lip alone is no beard (in CelebA's labels it mostly is one, and Wu et al.,
+WACV 2025, take it so); No_Beard with 5_o_Clock_Shadow or Sideburns, since stubble and whiskers need be none either;
+Bald with Receding_Hairline or a hair colour, since a head may be bald on top alone.
 """
 
 

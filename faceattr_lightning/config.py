@@ -426,6 +426,7 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "trainer.num_nodes": ("of at least 1", lambda value: value >= 1),
     "task.calibration_images": ("of at least 1", lambda value: value >= 1),
+    "task.most": ("of at least 1", lambda value: value >= 1),
     "task.level": ("in (0, 1)", lambda value: 0 < value < 1),
     "task.replicates": ("of at least 100", lambda value: value >= 100),
 }
@@ -676,6 +677,10 @@ def check_packages(config: Config) -> Iterator[str]:
         from faceattr_lightning.export.onnx import check_installed
 
         yield from _attempt("task", check_installed)
+    if str(_get(config, "task._target_")) == "faceattr_lightning.tasks.audit.audit":
+        from faceattr_lightning.tasks.audit import check_installed as check_cleanlab
+
+        yield from _attempt("task", check_cleanlab)
 
 
 CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (

@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from faceattr_lightning.tasks.summary import Part, summarise
+from faceattr_lightning.metrics.cost import Part, peak_memory, summarise
 from tests.runs import SMALL, run, run_dirs
 
 
@@ -110,3 +110,18 @@ def test_shared_uncalled_and_own_parts() -> None:
     # A wrapper is looked through; what is inside it is named.
     assert [one["name"] for one in part(whole["parts"], "wrapper.0")["parts"]] == [f"wrapper.0.{k}" for k in range(3)]
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_a_compiled_network_is_counted_in_parts() -> None:
+    network = _Shared()
+    parts = summarise(network, 16)["parts"]
+    network.compile(backend="eager")
+    assert summarise(network, 16)["parts"] == parts
+
+
+def test_peak_memory_sees_a_large_array() -> None:
+    before = peak_memory(torch.device("cpu"))
+    assert before is not None and before > 50e6
+    large = torch.zeros(400_000_000, dtype=torch.uint8)
+    after = peak_memory(torch.device("cpu"))
+    assert len(large) and after is not None and after - before > 100e6

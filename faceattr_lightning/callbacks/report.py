@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import subprocess
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +21,21 @@ from rich.table import Table
 import faceattr_lightning
 from faceattr_lightning.callbacks.stage import fitting
 from faceattr_lightning.callbacks.threshold_calibration import single_class
+from faceattr_lightning.data.table import FaceTable
 from faceattr_lightning.metrics.attribute_metrics import mean_metrics
+from faceattr_lightning.metrics.bootstrap import Draws, Values, interval, mean_over_attributes, resampled_metrics
+from faceattr_lightning.metrics.consistency import consistency_rows
+from faceattr_lightning.metrics.cost import peak_memory, summarise
 from faceattr_lightning.metrics.predictions import Predictions
+from faceattr_lightning.metrics.reliability import reliability_bins, reliability_rows
+from faceattr_lightning.metrics.slices import LEAST_SUPPORT, choose_slices, largest_gaps, slice_rows
 from faceattr_lightning.report import (
     GridImage,
     History,
     MaskImage,
     ReportData,
     SplitReport,
+    attributes_table,
     render,
     write_split_csv,
     write_summary_json,
@@ -71,17 +80,24 @@ class Report(Callback):
     """Writes ``report/`` into the run's folder when the test ends; before, collects the epochs and the validation
     results.
 
-    Files: ``attributes.csv`` and ``summary.json`` of the test split, the same with ``_validation``, and
-    ``report.html``.
+    Files: ``attributes.csv`` and ``summary.json`` of the test split, the same with ``_validation``; of the test split
+    also ``attributes.tex``, ``reliability.csv``, ``slices.csv`` and ``consistency.csv``; and ``report.html``.
 
     Args:
         run_dir: the run's folder.
         grid: faces in each row of the picture grid; 0 for no pictures.
+        slices: what to divide the test images by, to see how differently the model errs: attributes, ``age_group``,
+            ``database``, or another label that the data has, such as FairFace's ``race``; ``None`` takes those of
+            `DEFAULT_SLICES` that it has.
+
+    Raises:
+        ConfigError: when training or testing starts, if the data has no such label.
     """
 
-    def __init__(self, run_dir: str, grid: int = 8) -> None:
+    def __init__(self, run_dir: str, grid: int = 8, slices: Sequence[str] | None = None) -> None:
         self.folder = Path(run_dir) / "report"
         self.grid = grid
+        self.slices = slices
         self._epochs: list[int] = []
         self._history: dict[str, dict[str, list[float]]] = {"thresholds": {}, "weights": {}, "curves": {}}
         self._splits: dict[str, SplitReport] = {}
@@ -89,6 +105,9 @@ class Report(Callback):
         self._warnings: list[str] = []
         self._started = 0.0
         self._written: tuple[ReportData, Path] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: AttributeModule, stage: str) -> None:  # type: ignore[override]
+        choose_slices(self.slices, trainer.datamodule.table.all_slices())  # type: ignore[attr-defined]
 
     def state_dict(self) -> dict[str, Any]:
         return {"epochs": self._epochs, "history": self._history}
@@ -111,8 +130,8 @@ class Report(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
         if not fitting(trainer):
-            predictions = pl_module.predictions.gather()
-            self._splits["validation"] = split_report("validation", pl_module, predictions)
+            predictions, table = pl_module.gathered(), trainer.datamodule.table  # type: ignore[attr-defined]
+            self._splits["validation"] = split_report("validation", pl_module, predictions, table)
             self._databases["validation"] = database_reports("validation", pl_module, predictions, trainer.datamodule)  # type: ignore[attr-defined]
             names = [
                 name
@@ -130,18 +149,20 @@ class Report(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
         seconds = time.perf_counter() - self._started
-        predictions = pl_module.predictions.gather()
+        predictions = pl_module.gathered()
         datamodule: FaceDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        self._splits["test"] = split_report("test", pl_module, predictions)
+        self._splits["test"] = split_report("test", pl_module, predictions, datamodule.table)
         self._databases["test"] = database_reports("test", pl_module, predictions, datamodule)
         if trainer.is_global_zero:
             facts = run_facts(pl_module, str(trainer.ckpt_path or ""))
             facts["images_per_second"] = round(len(predictions.index) / seconds, 1)
+            facts |= cost_facts(pl_module)
             self._write(trainer, pl_module, predictions, facts)
 
     def _write(self, trainer: Trainer, model: AttributeModule, predictions: Predictions, facts: dict[str, Any]) -> None:
         datamodule: FaceDataModule = trainer.datamodule  # type: ignore[attr-defined]
         learned = model.facts(datamodule)
+        details = test_details(model, predictions, datamodule.table, self.slices)
         for split, report in self._splits.items():
             suffix = "" if split == "test" else f"_{split}"
             write_split_csv(report.attributes, self.folder / f"attributes{suffix}.csv")
@@ -152,6 +173,11 @@ class Report(Callback):
             if databases:
                 summary["databases"] = {name: part.summary for name, part in databases.items()}
             write_summary_json(summary, self.folder / f"summary{suffix}.json")
+        test = self._splits["test"]
+        write_text(attributes_table(test.attributes, test.summary), self.folder / "attributes.tex")
+        for name, rows in details.items():
+            if rows and name != "gaps":
+                write_split_csv(rows, self.folder / f"{name}.csv")
         grids = face_grids(model, datamodule, predictions, self.grid) if self.grid else {}
         masks = mask_grid(model, datamodule, predictions.index[: self.grid])
         shown = [split for split in ("test", "validation") if split in self._splits]
@@ -161,10 +187,12 @@ class Report(Callback):
             f"attributes, backbone {facts['backbone']}",
             run=facts,
             splits=[part for split in shown for part in (self._splits[split], *self._databases[split].values())],
+            **details,
+            least_support=LEAST_SUPPORT,
             history=History(self._epochs, **self._history) if self._epochs else None,  # type: ignore[arg-type]
             grids=grids,
             masks=masks,
-            warnings=[*self._warnings, *datamodule.table.notes],
+            warnings=[*dict.fromkeys(self._warnings), *datamodule.table.notes],
             config_yaml=yaml.safe_dump(model.run_config, sort_keys=False, allow_unicode=True),
         )
         page = self.folder / "report.html"
@@ -182,10 +210,21 @@ class Report(Callback):
 
 
 def split_report(
-    split: str, model: AttributeModule, predictions: Predictions, train_prevalence: torch.Tensor | None = None
+    split: str,
+    model: AttributeModule,
+    predictions: Predictions,
+    table: FaceTable,
+    train_prevalence: torch.Tensor | None = None,
 ) -> SplitReport:
-    """Return the rows and means of a split's metrics; ``train_prevalence`` as of `AttributeModule.metrics`."""
+    """Return the rows and means of a split's metrics, with the ends of their 95 % intervals over images, or over
+    people where they are known; ``train_prevalence`` as of `AttributeModule.metrics`.
+    """
     metrics = model.metrics(predictions, train_prevalence)
+    prevalence = model.train_prevalence if train_prevalence is None else train_prevalence
+    draws = Draws.of(table.identity[predictions.index.numpy()])
+    resampled = resampled_metrics(predictions, model.calibrator.thresholds, prevalence, draws)
+    ends = _ends(resampled)
+    mean_ends = {key: float(value) for key, value in _ends(mean_over_attributes(resampled)).items()}
     thresholds = model.calibrator.thresholds.tolist()
     rows = []
     for column, name in enumerate(model.attribute_names):
@@ -197,15 +236,45 @@ def split_report(
                 **values,
                 "support": int(values["support"]),
                 "threshold": thresholds[column],
+                **{key: float(end[column]) for key, end in ends.items()},
             }
         )
-    summary: dict[str, Any] = mean_metrics(metrics)
+    summary: dict[str, Any] = mean_metrics(metrics) | mean_ends
     summary["threshold"] = sum(thresholds) / len(thresholds)
+    bins = reliability_bins(predictions.probabilities, predictions.labels)
+    summary["ece_pooled"] = float(bins.pooled().calibration_error())
     summary["undefined"] = {
         metric: names for metric, vector in metrics.items() if (names := _undefined(vector, model.attribute_names))
     }
     summary |= predictions.measure_means()
     return SplitReport(split, rows, summary)
+
+
+def _ends(resampled: Values) -> dict[str, torch.Tensor]:
+    """Return both ends of each metric's interval, by name."""
+    both = {name: interval(name, values) for name, values in resampled.items()}
+    return {
+        f"{name}_{end}": value for name, pair in both.items() for end, value in zip(("low", "high"), pair, strict=True)
+    }
+
+
+def test_details(
+    model: AttributeModule, predictions: Predictions, table: FaceTable, slices: Sequence[str] | None
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of `ReportData` beside those of the attributes, by its fields; ``slices`` as of `Report`."""
+    scores = (predictions.probabilities, predictions.labels)
+    names, thresholds = model.attribute_names, model.calibrator.thresholds
+    index = predictions.index.numpy()
+    chosen = {
+        name: replace(part, code=part.code[index]) for name, part in choose_slices(slices, table.all_slices()).items()
+    }
+    sides = slice_rows(*scores, thresholds, names, chosen)
+    return {
+        "reliability": reliability_rows(reliability_bins(*scores), names),
+        "slices": sides,
+        "gaps": largest_gaps(sides),
+        "consistency": consistency_rows(*scores, thresholds, names),
+    }
 
 
 def database_reports(
@@ -218,7 +287,7 @@ def database_reports(
         member = torch.from_numpy(table.database[predictions.index.numpy()] == index)
         if member.any():
             prevalence = datamodule.training_prevalence(index)
-            part = split_report(f"{split}/{name}", model, predictions.of(member), prevalence)
+            part = split_report(f"{split}/{name}", model, predictions.of(member), table, prevalence)
             labelled = [row for row in part.attributes if row["support"]]
             reports[name] = SplitReport(part.split, labelled, part.summary)
     return reports
@@ -240,6 +309,17 @@ def run_facts(model: AttributeModule, checkpoint: str) -> dict[str, Any]:
         "git_commit": git_commit(),
         "seed": config["seed"],
         "version": faceattr_lightning.__version__,
+    }
+
+
+def cost_facts(model: AttributeModule) -> dict[str, Any]:
+    """Return what the model costs: ``gmacs`` of one image, see `summarise`, and ``peak_memory_mb``, 1e6 bytes, see
+    `peak_memory`; ``None`` where the system does not tell.
+    """
+    memory = peak_memory(model.device)
+    return {
+        "gmacs": summarise(model.network, model.preprocessing.image_size)["gmacs"],
+        "peak_memory_mb": None if memory is None else round(memory / 1e6),
     }
 
 

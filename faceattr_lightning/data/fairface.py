@@ -1,4 +1,4 @@
-"""FairFace: 97,698 faces with gender and nine age groups."""
+"""FairFace: 97,698 faces with gender, nine age groups and seven races."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from faceattr_lightning.attributes import FAIRFACE_AGE_GROUPS, GENDER
+from faceattr_lightning.attributes import FAIRFACE_AGE_GROUPS, FAIRFACE_RACES, GENDER
 from faceattr_lightning.data.annotations import check_distinct, choose_landmarks, not_found
 from faceattr_lightning.data.delimited import TextTable, read_text_table
 from faceattr_lightning.data.images import check_images
 from faceattr_lightning.data.module import FaceDataModule, FileOptions
 from faceattr_lightning.data.splits import check_fractions, draw_split
-from faceattr_lightning.data.table import FaceTable, Split, safe_relative_path
+from faceattr_lightning.data.table import FaceTable, Slice, Split, safe_relative_path
 from faceattr_lightning.errors import DataError
 
 IMAGE_SIZE = (224, 224)
@@ -27,13 +27,7 @@ _SOURCE = "the FairFace project page (images with padding 0.25, and both label f
 _COLUMNS = ("file", "age", "gender", "race", "service_test")
 _GENDERS = {"Female": 0, "Male": 1, "": -1}
 _AGES = {name: code for code, name in enumerate(FAIRFACE_AGE_GROUPS)} | {"": -1}
-# Checked, but no task learns it.
-_RACES = {
-    name: code
-    for code, name in enumerate(
-        ("Black", "East Asian", "Indian", "Latino_Hispanic", "Middle Eastern", "Southeast Asian", "White", "")
-    )
-}
+_RACES = {name: code for code, name in enumerate(FAIRFACE_RACES)} | {"": -1}
 
 
 def read_fairface(
@@ -43,7 +37,8 @@ def read_fairface(
 
     With the training file, the validation file is the test split (ours: the official test split is not public) and the
     validation split is drawn from the training file. Without it, all three splits are drawn from the validation file.
-    There are no identities, so each image is a person of its own. No image is looked at: see `check_images`.
+    There are no identities, so each image is a person of its own. The race is no attribute but the slice ``race``:
+    nobody learns it. No image is looked at: see `check_images`.
 
     Args:
         root: the folder with ``fairface_label_val.csv``, ``fairface_label_train.csv``, ``val/`` and ``train/``.
@@ -60,15 +55,14 @@ def read_fairface(
     train_path, test_path = _label_files(root)
     if not test_path.is_file():
         raise not_found(f"FairFace's {test_path.name}", [root], "fairface", _SOURCE)
-    files, gender, age_group = _read_label_file(test_path)
+    files, labels = _read_label_file(test_path)
     if train_path.is_file():
-        train_files, train_gender, train_age_group = _read_label_file(train_path)
+        train_files, train_labels = _read_label_file(train_path)
         split = np.concatenate(
             [draw_split(train_files, validation_fraction, seed), np.full(len(files), Split.TEST, dtype=np.int8)]
         )
         files = train_files + files
-        gender = np.concatenate([train_gender, gender])
-        age_group = np.concatenate([train_age_group, age_group])
+        labels = np.concatenate([train_labels, labels])
         check_distinct(files, lambda row: f"{train_path if row < len(train_files) else test_path}")
     else:
         split = draw_split(files, validation_fraction, seed, TEST_FRACTION)
@@ -77,6 +71,7 @@ def read_fairface(
             f"{1 - validation_fraction - TEST_FRACTION:.0%}, {validation_fraction:.0%} and {TEST_FRACTION:.0%} of it; "
             "no figure may be compared with one on the official split."
         )
+    gender, age_group, race = labels.T
     return FaceTable(
         name="fairface",
         root=root,
@@ -88,7 +83,8 @@ def read_fairface(
         landmarks=choose_landmarks(landmark_file, None, files, IMAGE_SIZE, notes),
         identity=np.full(len(files), -1, dtype=np.int64),
         age_groups=FAIRFACE_AGE_GROUPS,
-        age_group=age_group,
+        age_group=np.ascontiguousarray(age_group),
+        slices={"race": Slice(FAIRFACE_RACES, np.ascontiguousarray(race))},
         notes=notes,
     )
 
@@ -97,16 +93,15 @@ def _label_files(root: Path) -> list[Path]:
     return [root / f"fairface_label_{part}.csv" for part in ("train", "val")]
 
 
-def _read_label_file(path: Path) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the image names, and int64 (N,) each: gender, 1 male, and age group; -1 where not labelled."""
+def _read_label_file(path: Path) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the image names, and int64 (N, 3): gender, 1 male, age group and race; -1 where not labelled."""
     table = read_text_table(path, columns=_COLUMNS)
     files = [safe_relative_path(name, table.where(row)) for row, name in enumerate(table.columns["file"])]
     check_distinct(files, table.where)
-    _known(table, "race", _RACES)
     gender = _known(table, "gender", _GENDERS)
     if (gender < 0).all():
         raise DataError(f"{path}: no row has a gender; expected Male or Female. Fetch the file again.")
-    return files, gender, _known(table, "age", _AGES)
+    return files, np.stack([gender, _known(table, "age", _AGES), _known(table, "race", _RACES)], axis=1)
 
 
 def _known(table: TextTable, column: str, codes: dict[str, int]) -> NDArray[np.int64]:

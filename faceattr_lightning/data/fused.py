@@ -16,7 +16,7 @@ from faceattr_lightning.attributes import canonical_attribute
 from faceattr_lightning.data.dataset import FaceSource
 from faceattr_lightning.data.module import FaceDataModule
 from faceattr_lightning.data.order import Mix
-from faceattr_lightning.data.table import FaceTable
+from faceattr_lightning.data.table import FaceTable, Slice
 from faceattr_lightning.errors import ConfigError, DataError
 from faceattr_lightning.instantiate import build
 
@@ -162,6 +162,7 @@ class Fused(FaceDataModule):
             ),
             databases=tuple(self.sets),
             database=np.repeat(np.arange(len(tables)), [len(table) for table in tables]),
+            slices=_fused_slices(tables),
             notes=[f"{table.name}: {note}" for table in tables for note in table.notes],
         )
 
@@ -270,6 +271,22 @@ def _named(member: str) -> Iterator[None]:
 
 def _renamed(text: str, member: str) -> str:
     return re.sub(r"\bdata\.(?=[a-z])", f"data.members.{member}.", text)
+
+
+def _fused_slices(tables: Sequence[FaceTable]) -> dict[str, Slice]:
+    """Return the slices of all tables with the union of their sides; images of a table without one have -1 in it."""
+    fused = {}
+    for name in dict.fromkeys(name for table in tables for name in table.slices):
+        sides = tuple(
+            dict.fromkeys(side for table in tables if name in table.slices for side in table.slices[name].sides)
+        )
+        codes = []
+        for table in tables:
+            own = table.slices.get(name, Slice((), np.full(len(table), -1)))
+            # The last entry is that of -1.
+            codes.append(np.array([*map(sides.index, own.sides), -1], dtype=np.int64)[own.code])
+        fused[name] = Slice(sides, np.concatenate(codes))
+    return fused
 
 
 def _distinct(identities: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:

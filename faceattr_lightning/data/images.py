@@ -219,4 +219,5 @@ def _rows(table: FaceTable, keep: NDArray[np.bool_]) -> FaceTable:
         identity=table.identity[keep],
         age_group=table.age_group[keep],
         database=table.database[keep],
+        slices={name: replace(part, code=part.code[keep]) for name, part in table.slices.items()},
     )

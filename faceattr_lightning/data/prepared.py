@@ -35,7 +35,7 @@ from torch import Tensor
 
 from faceattr_lightning.data.dataset import CroppedSource, FaceSource
 from faceattr_lightning.data.images import refuse_images, without_images
-from faceattr_lightning.data.table import FaceTable
+from faceattr_lightning.data.table import FaceTable, Slice
 from faceattr_lightning.errors import DataError
 
 if TYPE_CHECKING:
@@ -43,11 +43,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 _CHUNK = 256
 # Below, starting processes, each of which imports torch, takes longer than the work.
 _MANY = 20_000
 _ARRAYS = ("attributes", "split", "landmarks", "identity", "age_group", "database")
+_SLICE = "slice "
 _TEXTS = ("name", "files", "attribute_names", "image_size", "age_groups", "databases", "notes")
 
 
@@ -205,12 +206,16 @@ def _open_table(data: FaceDataModule, folder: Path) -> FaceTable | None:
     try:
         with np.load(folder / "table.npz", allow_pickle=False) as arrays:
             values = {name: arrays[name] for name in _ARRAYS}
+            slices = {
+                name: Slice(tuple(sides), arrays[f"{_SLICE}{name}"]) for name, sides in manifest["slices"].items()
+            }
             stats: NDArray[np.int64] = arrays["files"]
         texts = {name: manifest[name] for name in _TEXTS}
         for name in ("attribute_names", "image_size", "age_groups", "databases"):
             texts[name] = tuple(texts[name])
-        table = FaceTable(root=Path(manifest["root"]), **texts, **values)
-        whole = all(len(values[name]) == len(table) for name in _ARRAYS)
+        table = FaceTable(root=Path(manifest["root"]), **texts, **values, slices=slices)
+        columns = [*values.values(), *(part.code for part in slices.values())]
+        whole = all(len(column) == len(table) for column in columns)
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         log.warning("%s: the prepared annotations are damaged (%s); reading them again.", folder, error)
         return None
@@ -361,8 +366,10 @@ def _build(data: FaceDataModule, folder: Path) -> Prepared:
         if data.on_bad_image == "error":
             with _replacing(_table_folder(data, folder)) as partial:
                 arrays = {name: getattr(table, name) for name in _ARRAYS}
+                arrays |= {f"{_SLICE}{name}": part.code for name, part in table.slices.items()}
                 np.savez(partial / "table.npz", files=stats, **arrays)
                 texts = {name: getattr(table, name) for name in _TEXTS}
+                texts["slices"] = {name: part.sides for name, part in table.slices.items()}
                 _write_manifest(partial, {"sources": sources, "root": str(table.root), **texts})
     images = _images_folder(data, folder, table)
     opened = _open_images(data, images, table)

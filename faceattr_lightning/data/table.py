@@ -21,6 +21,19 @@ class Split(IntEnum):
     TEST = 2
 
 
+@dataclass(frozen=True)
+class Slice:
+    """A division of a data set's images into sides, such as by race, on each of which a model is judged by itself.
+
+    Attributes:
+        sides: (S,) names.
+        code: integers (N,), the side of each image, -1 where it is not known.
+    """
+
+    sides: tuple[str, ...]
+    code: NDArray[np.signedinteger]
+
+
 @dataclass
 class FaceTable:
     """The rows of one data set.
@@ -39,6 +52,7 @@ class FaceTable:
         age_group: int64 (N,), an index into `age_groups`, -1 where not labelled; empty stands for -1 everywhere.
         databases: (D,) names of the data sets that were fused; empty stands for `name` alone.
         database: int64 (N,), an index into `databases`; empty stands for 0 everywhere.
+        slices: divisions of the images that nobody learns, by name, beside those of `all_slices`.
         notes: what the reader noticed and a user should know, one sentence each; logged once.
     """
 
@@ -55,6 +69,7 @@ class FaceTable:
     age_group: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     databases: tuple[str, ...] = ()
     database: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    slices: dict[str, Slice] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -69,6 +84,20 @@ class FaceTable:
     def rows(self, split: Split) -> NDArray[np.int64]:
         """Return the row numbers of a split in the table's order, int64 (n,)."""
         return np.flatnonzero(self.split == split).astype(np.int64)
+
+    def all_slices(self) -> dict[str, Slice]:
+        """Return every division of the images by name: `slices`, ``database`` and ``age_group`` where there are
+        several, and each attribute by its labels, ``0`` and ``1``.
+        """
+        found = dict(self.slices)
+        if len(self.databases) > 1:
+            found["database"] = Slice(self.databases, self.database)
+        if self.age_groups:
+            found["age_group"] = Slice(self.age_groups, self.age_group)
+        return found | {
+            name: Slice(("0", "1"), column)
+            for name, column in zip(self.attribute_names, self.attributes.T, strict=True)
+        }
 
 
 def safe_relative_path(name: str, where: str) -> str:

@@ -3,6 +3,7 @@
 from faceattr_lightning.report.files import write_split_csv, write_summary_json, write_text
 from faceattr_lightning.report.grid import GridImage, MaskImage
 from faceattr_lightning.report.html import History, ReportData, SplitReport, render
+from faceattr_lightning.report.latex import attributes_table
 
 __all__ = [
     "GridImage",
@@ -10,6 +11,7 @@ __all__ = [
     "MaskImage",
     "ReportData",
     "SplitReport",
+    "attributes_table",
     "render",
     "write_split_csv",
     "write_summary_json",

@@ -230,6 +230,83 @@ def bounds(lines: Sequence[Line], also: Sequence[float] = ()) -> tuple[float, fl
     return low - air, high + air
 
 
+# ----------------------------------------------------------------------------------------------------- reliability
+
+
+@dataclass(frozen=True)
+class Bin:
+    """One bin of a reliability diagram, as fractions: its ends, its labelled samples, their mean probability and the
+    share of positives (NaN without a sample).
+    """
+
+    low: float
+    high: float
+    count: int
+    probability: float
+    share: float
+
+
+def reliability_chart(bins: Sequence[Bin], label: str) -> str:
+    """Return the share of positives over the stated probability, and below it how many samples each bin has.
+
+    What lies on the dotted diagonal is calibrated; the line from it to a point is the bin's part in the calibration
+    error. A point's area is the bin's share of the samples.
+    """
+    height, strip, gap = 260, 44, 8
+    floor = height + gap + strip
+    most = max((one.count for one in bins), default=0) or 1
+    parts = []
+    for tick in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
+        y = height * (1 - tick)
+        parts.append(f'<line class="rule" x1="0" x2="100%" y1="{y:g}" y2="{y:g}"/>')
+        parts.append(_text(0, y, f"{100 * tick:.0f}", "end", shift=-8))
+        parts.append(_text(100 * tick, floor + 14, f"{100 * tick:.0f}", "middle"))
+    parts.append(_text(50, floor + 32, "stated probability, %", "middle"))
+    parts.append(f'<line class="reference" x1="0" x2="100%" y1="{height}" y2="0"/>')
+    for one in bins:
+        width = 100 * (one.high - one.low)
+        bar = strip * one.count / most
+        parts.append(
+            f'<rect class="base" x="{100 * one.low + 0.1 * width:.2f}%" y="{floor - bar:.1f}" '
+            f'width="{0.8 * width:.2f}%" height="{bar:.1f}"/>'
+        )
+    parts.append(f'<line class="zero" x1="0" x2="100%" y1="{floor}" y2="{floor}"/>')
+    parts += _reliability_marks(bins, height, largest=9)
+    for one in bins:
+        parts.append(
+            f'<rect class="band" x="{100 * one.low:.2f}%" y="0" width="{100 * (one.high - one.low):.2f}%" '
+            f'height="{floor}"><title>{escape(_bin_title(one))}</title></rect>'
+        )
+    return _plot(parts, floor, label, left=_room(3), right="12px", below=48)
+
+
+def small_reliability_chart(bins: Sequence[Bin]) -> str:
+    """Return the diagram alone, without axes, both of which run from 0 to 100 %."""
+    height = 110
+    diagonal = f'<line class="reference" x1="0" x2="100%" y1="{height}" y2="0"/>'
+    marks = "".join(_reliability_marks(bins, height, largest=5))
+    return f'<svg class="plot small" height="{height}" aria-hidden="true">{diagonal}{marks}</svg>'
+
+
+def _reliability_marks(bins: Sequence[Bin], height: float, largest: float) -> list[str]:
+    filled = [one for one in bins if one.count]
+    most = max((one.count for one in filled), default=1)
+    parts = []
+    for one in filled:
+        x, y, ideal = 100 * one.probability, height * (1 - one.share), height * (1 - one.probability)
+        parts.append(f'<line class="off" x1="{x:.2f}%" x2="{x:.2f}%" y1="{ideal:.1f}" y2="{y:.1f}"/>')
+        radius = max(2.0, largest * math.sqrt(one.count / most))
+        parts.append(f'<circle class="point" cx="{x:.2f}%" cy="{y:.1f}" r="{radius:.1f}"/>')
+    return parts
+
+
+def _bin_title(one: Bin) -> str:
+    return (
+        f"stated {rate(one.low)} to {percent(one.high)}: {one.count:,} labels\n"
+        f"mean probability {percent(one.probability)}\npositive {percent(one.share)}"
+    )
+
+
 # --------------------------------------------------------------------------------------------------------- helpers
 
 

@@ -11,7 +11,7 @@ from string import Template
 from typing import Any
 
 from faceattr_lightning.report import charts
-from faceattr_lightning.report.charts import Line, decimal, finite, percent, points, rate
+from faceattr_lightning.report.charts import Bin, Line, decimal, finite, percent, points, rate
 from faceattr_lightning.report.grid import GridImage, MaskImage, grid, mask_row
 
 
@@ -21,7 +21,8 @@ class SplitReport:
 
     Args:
         split: ``"test"`` or ``"validation"``.
-        attributes: a row per attribute; the keys in `COLUMNS` are shown.
+        attributes: a row per attribute; the keys in `COLUMNS` are shown, and ``<key>_low`` and ``<key>_high``, the ends
+            of a 95 % interval, where they are there.
         summary: means of the same names, and ``landmark_nme`` where landmarks exist.
     """
 
@@ -61,7 +62,12 @@ class ReportData:
         title: the heading.
         subtitle: the line under it.
         run: facts about the run (model, data, parameters, ...), shown in this order.
-        splits: the split of the headline first, normally test.
+        splits: the split of the headline first, normally test. The three that follow are of this one.
+        reliability: see `faceattr_lightning.metrics.reliability.reliability_rows`.
+        slices: see `faceattr_lightning.metrics.slices.slice_rows`.
+        gaps: the largest first; see `faceattr_lightning.metrics.slices.largest_gaps`.
+        least_support: images that a rate must be a share of to take part in `gaps`.
+        consistency: see `faceattr_lightning.metrics.consistency.consistency_rows`.
         history: the epochs, if the run trained.
         grids: title to faces.
         masks: faces with the masks of the groups, all with the same groups; empty for a network without masks.
@@ -73,6 +79,11 @@ class ReportData:
     subtitle: str
     run: dict[str, Any]
     splits: list[SplitReport]
+    reliability: list[dict[str, Any]] = field(default_factory=list)
+    slices: list[dict[str, Any]] = field(default_factory=list)
+    gaps: list[dict[str, Any]] = field(default_factory=list)
+    least_support: int = 0
+    consistency: list[dict[str, Any]] = field(default_factory=list)
     history: History | None = None
     grids: dict[str, list[GridImage]] = field(default_factory=dict)
     masks: list[MaskImage] = field(default_factory=list)
@@ -130,6 +141,17 @@ _WHERE_KNOWN = ("landmark_nme", "age_accuracy", "age_one_off_accuracy", "mask_io
 
 _SPLIT_NAMES = {"val": "validation", "valid": "validation"}
 _EXTREMES = 3
+_FURTHEST = 6
+"""Diagrams that are not folded away."""
+_MOST_GAPS = 8
+"""Of each slice, in the table that is not folded away."""
+_RATES = {
+    "accuracy": ("Accuracy", "share of right answers"),
+    "false_positive_rate": ("False positives", "share of the images without the attribute that are said to have it"),
+    "false_negative_rate": ("False negatives", "share of the images with the attribute that are said not to have it"),
+}
+_UNITS = {"gmacs": ("GMACs an image", ""), "peak_memory_mb": ("peak memory", " MB")}
+"""Facts whose name says more than their key does, and what they are counted in."""
 
 
 def render(report: ReportData) -> str:
@@ -139,6 +161,9 @@ def render(report: ReportData) -> str:
         _headline(first),
         _gains(first) if first else "",
         _tables(report.splits),
+        _reliability(report.reliability, first),
+        _slices(report),
+        _consistency(report.consistency),
         _curves(report.history),
         _task_lines(report.history),
         _faces(report.grids),
@@ -163,7 +188,7 @@ def _section(title: str, lead: str, body: str, anchor: str = "") -> str:
 
 
 def _facts(run: Mapping[str, Any]) -> str:
-    facts = {key.replace("_", " "): _fact(key, value) for key, value in run.items()}
+    facts = {_UNITS.get(key, (key.replace("_", " "), ""))[0]: _fact(key, value) for key, value in run.items()}
     return "".join(
         f"<div{' class=wide' if len(text) > 28 else ''}><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>"
         for name, text in facts.items()
@@ -174,9 +199,10 @@ def _fact(key: str, value: object) -> str:
     if value is None or value == "":
         return charts.NOT_DEFINED
     if isinstance(value, float):
-        return decimal(value, 1)
+        return f"{value:.3g}" if key == "gmacs" else decimal(value, 1)
     # Only a quantity is set off in thousands; a seed is not one.
-    return f"{value:,}" if key == "parameters" and isinstance(value, int) else str(value)
+    quantity = key in ("parameters", *_UNITS) and isinstance(value, int)
+    return (f"{value:,}" if quantity else str(value)) + _UNITS.get(key, ("", ""))[1]
 
 
 def _notice(warnings: int) -> str:
@@ -196,17 +222,28 @@ def _headline(split: SplitReport | None) -> str:
     chance = f" ({percent(summary['prevalence'])})" if finite(summary.get("prevalence")) is not None else ""
     tiles = "".join(
         f'<div class="tile"><h3>{name}</h3>{_value(key, summary.get(key), write)}'
-        f"<p>{meaning.replace('{chance}', chance)}</p></div>"
+        f"{_interval_line(key, summary)}<p>{meaning.replace('{chance}', chance)}</p></div>"
         for key, (name, meaning, write) in _TILES.items()
         if key not in _WHERE_KNOWN or finite(summary.get(key)) is not None
     )
     hero = (
         f'<div class="tile hero"><div><h3>Accuracy, calibrated thresholds</h3>{_value("accuracy", accuracy, percent)}'
-        f"<p>The constant answer (always the training majority class) scores <b>{percent(constant)}</b>. "
-        f"{_verdict(split.attributes)}</p></div>{scale}</div>"
+        f"{_interval_line('accuracy', summary)}<p>The constant answer (always the training majority class) scores "
+        f"<b>{percent(constant)}</b>. {_verdict(split.attributes)}</p></div>{scale}</div>"
     )
     lead = f"Means over {_count(len(split.attributes), 'attribute')} of the {escape(_split_name(split))} split."
     return _section("Result", lead, f'<div class="tiles">{hero}{tiles}</div>')
+
+
+def _interval(key: str, values: Mapping[str, Any], write: Format) -> str:
+    """The 95 % interval of a value in words; empty where there is none."""
+    low, high = (finite(values.get(f"{key}_{end}")) for end in ("low", "high"))
+    return "" if low is None or high is None else f"95\u202f% interval {write(low)} to {write(high)}"
+
+
+def _interval_line(key: str, values: Mapping[str, Any]) -> str:
+    interval = _interval(key, values, points if key == "gain" else rate)
+    return f'<p class="interval">{interval}</p>' if interval else ""
 
 
 def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -258,46 +295,225 @@ def _tables(splits: Sequence[SplitReport]) -> str:
         "Rates in percent, the gain in percentage points. A column “at 0.5” repeats the one before it with the "
         "threshold 0.5. Choose a heading to sort by it, again to turn the order round."
     )
+    if any(key.endswith("_low") for split in splits for row in split.attributes for key in row):
+        lead += " Point at a number that is underlined for its 95\u202f% interval."
     return _section("Every attribute", lead, tables + legend)
 
 
 def _table(split: SplitReport) -> str:
-    heads = "".join(
-        f'<th scope="col"{kind}><button type="button" title="{escape(meaning)}">{name}</button></th>'
-        for name, meaning, kind in [
-            ("Attribute", "name of the attribute", ""),
-            ("Group", "group of the attribute in the model", ""),
-            *((name, meaning, ' class="number"') for name, meaning, _ in COLUMNS.values()),
-        ]
-    )
-    body = "".join(
-        f'<tr><th scope="row">{escape(str(row["attribute"]))}</th>'
+    heads = [
+        ("Attribute", "name of the attribute", False),
+        ("Group", "group of the attribute in the model", False),
+        *((name, meaning, True) for name, meaning, _ in COLUMNS.values()),
+    ]
+    rows = [
+        f'<th scope="row">{escape(str(row["attribute"]))}</th>'
         f"<td>{escape(str(row.get('group') or charts.NOT_DEFINED))}</td>"
-        + "".join(_cell(key, row.get(key), write) for key, (_, _, write) in COLUMNS.items())
-        + "</tr>"
+        + "".join(_cell(key, row.get(key), write, _interval(key, row, write)) for key, (_, _, write) in COLUMNS.items())
         for row in split.attributes
+    ]
+    means = "".join(
+        _cell(key, split.summary.get(key), write, _interval(key, split.summary, write))
+        for key, (_, _, write) in COLUMNS.items()
     )
-    means = "".join(_cell(key, split.summary.get(key), write) for key, (_, _, write) in COLUMNS.items())
-    label = f"{escape(_split_name(split))} split, per attribute"
+    foot = f'<th scope="row">Mean</th><td></td>{means}'
+    return _sortable(f"{_split_name(split)} split, per attribute", heads, rows, foot)
+
+
+def _sortable(label: str, heads: Sequence[tuple[str, str, bool]], rows: Sequence[str], foot: str = "") -> str:
+    """A table that is sorted by a click on a heading.
+
+    Args:
+        label: what it shows, for those who can't see it.
+        heads: of each column the name, the meaning and whether it holds numbers.
+        rows: the cells of each row, HTML.
+        foot: the cells of a last row that stays, HTML.
+    """
+    head = "".join(
+        f'<th scope="col"{" class=number" if numeric else ""}>'
+        f'<button type="button" title="{escape(meaning)}">{escape(name)}</button></th>'
+        for name, meaning, numeric in heads
+    )
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    end = f"<tfoot><tr>{foot}</tr></tfoot>" if foot else ""
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
-        f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody>"
-        f'<tfoot><tr><th scope="row">Mean</th><td></td>{means}</tr></tfoot></table></div>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody>{end}</table></div>"
     )
 
 
-def _cell(key: str, value: object, write: Format) -> str:
+def _cell(key: str, value: object, write: Format, title: str = "") -> str:
     number = finite(value)
     if number is None:
         return f'<td class="number none">{charts.NOT_DEFINED}</td>'
     kind = "number bad" if key == "gain" and number < 0 else "number"
-    return f'<td class="{kind}" data-value="{number:.6g}">{write(number)}</td>'
+    shown = f'<span title="{title}">{write(number)}</span>' if title else write(number)
+    return f'<td class="{kind}" data-value="{number:.6g}">{shown}</td>'
 
 
 def _value(key: str, value: object, write: Format) -> str:
     number = finite(value)
     kind = " none" if number is None else " bad" if key == "gain" and number < 0 else ""
     return f'<p class="value{kind}">{write(number)}</p>'
+
+
+def _reliability(rows: Sequence[Mapping[str, Any]], split: SplitReport | None) -> str:
+    if not rows or split is None:
+        return ""
+    bins: dict[str, list[Bin]] = {}
+    for row in rows:
+        values = (row[key] for key in ("from", "to", "count", "mean_probability", "positive_share"))
+        bins.setdefault(str(row["attribute"]), []).append(Bin(*values))
+    pooled, *names = bins
+    errors = {str(row["attribute"]): finite(row.get("ece")) for row in split.attributes}
+
+    def small(name: str) -> str:
+        return (
+            f'<div><span title="{escape(name)}">{escape(name)}</span> <b>{rate(errors.get(name))}</b>'
+            f"{charts.small_reliability_chart(bins[name])}</div>"
+        )
+
+    ranked = sorted((name for name in names if errors.get(name) is not None), key=lambda name: -(errors[name] or 0.0))
+    labels = sum(one.count for one in bins[pooled])
+    chart = charts.reliability_chart(bins[pooled], "Share of positives over the stated probability, all attributes")
+    note = "The number is the expected calibration error in percent; both axes run from 0 to 100\u202f%."
+    worst = (
+        '<figure class="panel"><figcaption>The attributes that are furthest off</figcaption>'
+        f'<p class="note">{note}</p><div class="sparks square">{"".join(map(small, ranked[:_FURTHEST]))}</div></figure>'
+    )
+    rest = (
+        f"<details><summary>The diagram of each attribute</summary>"
+        f'<p class="note">{note}</p><div class="sparks square">{"".join(map(small, names))}</div></details>'
+    )
+    lead = (
+        f"Whether a stated probability comes true on the {escape(_split_name(split))} split, in {len(bins[pooled])} "
+        "bins of equal width: on the dotted diagonal it does; below it the model claims too much, above too little. "
+        "A larger point stands for more labels, the bars below count them."
+    )
+    figure = (
+        f'<figure class="panel"><figcaption>Positive, % <small>all attributes together, {labels:,} labels, error '
+        f"{percent(split.summary.get('ece_pooled'))}</small></figcaption>{chart}</figure>"
+    )
+    return _section("Calibration of the probabilities", lead, f'<div class="figures">{figure}{worst}</div>{rest}')
+
+
+def _slices(report: ReportData) -> str:
+    if not report.slices:
+        return ""
+    names = list(dict.fromkeys(str(row["slice"]) for row in report.slices))
+    shown: dict[str, list[Mapping[str, Any]]] = {name: [] for name in names}
+    for gap in report.gaps:
+        if len(shown[gap["slice"]]) < _MOST_GAPS:
+            shown[gap["slice"]].append(gap)
+    top = sorted((gap for gaps in shown.values() for gap in gaps), key=lambda gap: -gap["gap"])
+    lead = (
+        f"What the model gets wrong on each side of a slice ({escape(', '.join(names))}), with the calibrated "
+        f"thresholds: the up to {_MOST_GAPS} largest gaps of each slice, in percentage points. A rate over fewer than "
+        f"{report.least_support} images takes no part. Of {_count(len(report.gaps), 'gap')} the largest are large by "
+        "chance, too: they say where to look."
+    )
+    tables = _gap_table(top) if top else '<p class="note">No two sides have enough images.</p>'
+    for name in names:
+        rows = [row for row in report.slices if row["slice"] == name]
+        tables += f"<details><summary>Every attribute by {escape(name)}</summary>{_side_table(name, rows)}</details>"
+    return _section("Slices", lead, tables)
+
+
+def _gap_table(gaps: Sequence[Mapping[str, Any]]) -> str:
+    heads = [
+        ("Attribute", "name of the attribute", False),
+        ("Slice", "what the images are divided by", False),
+        ("Measure", "what differs", False),
+        ("Gap", "highest rate minus lowest, in percentage points", True),
+        ("Highest", "the side with the highest rate", False),
+        ("%", "the highest rate, in percent", True),
+        ("of", "images that the highest rate is a share of", True),
+        ("Lowest", "the side with the lowest rate", False),
+        ("%", "the lowest rate, in percent", True),
+        ("of", "images that the lowest rate is a share of", True),
+    ]
+    count = partial(decimal, digits=0)
+    rows = []
+    for gap in gaps:
+        name, meaning = _RATES[gap["rate"]]
+        cells = f'<th scope="row">{escape(gap["attribute"])}</th><td>{escape(gap["slice"])}</td>'
+        cells += f'<td title="{meaning}">{name}</td>{_cell("gap", gap["gap"], rate)}'
+        for end in ("high", "low"):
+            cells += f"<td>{escape(_side(gap, gap[f'{end}_side']))}</td>{_cell(end, gap[end], rate)}"
+            cells += _cell("support", gap[f"{end}_support"], count)
+        rows.append(cells)
+    return _sortable("largest gaps between the sides of a slice", heads, rows)
+
+
+def _side_table(slice_name: str, sides: Sequence[Mapping[str, Any]]) -> str:
+    count = partial(decimal, digits=0)
+    heads = [
+        ("Attribute", "name of the attribute", False),
+        ("Side", f"the images by {slice_name}", False),
+        ("Images", "labelled images", True),
+        ("Accuracy", _RATES["accuracy"][1], True),
+        ("Without", "images without the attribute", True),
+        (*_RATES["false_positive_rate"], True),
+        ("With", "images with the attribute", True),
+        (*_RATES["false_negative_rate"], True),
+    ]
+    columns: dict[str, Format] = {
+        "support": count,
+        "accuracy": rate,
+        "negatives": count,
+        "false_positive_rate": rate,
+        "positives": count,
+        "false_negative_rate": rate,
+    }
+    rows = [
+        f'<th scope="row">{escape(row["attribute"])}</th><td>{escape(_side(row, row["side"]))}</td>'
+        + "".join(_cell(key, row[key], write) for key, write in columns.items())
+        for row in sides
+    ]
+    return _sortable(f"every attribute by {slice_name}", heads, rows)
+
+
+def _side(row: Mapping[str, Any], side: str) -> str:
+    """The name of a side; of an attribute's 0 and 1 with the attribute."""
+    return {"0": f"not {row['slice']}", "1": str(row["slice"])}.get(side, side)
+
+
+def _consistency(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return ""
+    heads = [
+        ("At most one of", "attributes that rule each other out", False),
+        ("Labels", "share of the images labelled for all of them in which two or more are labelled", True),
+        ("of", "images that are labelled for all of them", True),
+        ("Predictions", "share of all images in which two or more are predicted", True),
+        ("at 0.5", "the same with every threshold at 0.5", True),
+        ("of", "images", True),
+        ("Why", "why they rule each other out", False),
+    ]
+    columns: dict[str, Format] = {
+        "label_violations": _hundredths,
+        "labelled": partial(decimal, digits=0),
+        "prediction_violations": _hundredths,
+        "prediction_violations_at_half": _hundredths,
+        "images": partial(decimal, digits=0),
+    }
+    cells = [
+        f'<th scope="row" class="words">{escape(row["attributes"])}</th>'
+        + "".join(_cell(key, row[key], write) for key, write in columns.items())
+        + f'<td class="words">{escape(row["reason"])}</td>'
+        for row in rows
+    ]
+    lead = (
+        "Faces of which two things are said that can't both be true, in percent of the images. A model that learned "
+        "from labels that contradict each other does not have to repeat it."
+    )
+    return _section("Logical consistency", lead, _sortable("contradictions", heads, cells[:-1], cells[-1]))
+
+
+def _hundredths(value: object) -> str:
+    """Return the fraction ``0.00123`` as ``"0.12"`` percent."""
+    number = finite(value)
+    return charts.NOT_DEFINED if number is None else decimal(100 * number)
 
 
 def _curves(history: History | None) -> str:

@@ -9,8 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from hydra.core.hydra_config import HydraConfig
-from lightning import seed_everything
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
@@ -38,9 +36,7 @@ from faceattr_lightning.instantiate import build
 from faceattr_lightning.metrics.attribute_metrics import confusion_counts
 from faceattr_lightning.models.module import AttributeModule
 from faceattr_lightning.strategy import Process
-from faceattr_lightning.tasks.checkpoint import load_model, newest_checkpoint
-from faceattr_lightning.tasks.run_folder import save_config
-from faceattr_lightning.tasks.test import check_fit, chosen_data
+from faceattr_lightning.tasks.test import check_fit, open_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -80,16 +76,9 @@ def export(
         DataError: the data can't be read, a file can't be written, or the check fails.
     """
     check_installed()
-    seed_everything(config["seed"], workers=True, verbose=False)
-    path = newest_checkpoint(config["ckpt_path"] or "best", config["paths"]["output_dir"])
-    log.info("Exporting %s", path)
-    model = load_model(path).eval()
-    for section in ("model", "backbone", "weighting", "calibration"):
-        config[section] = model.run_config[section]
-    config["data"] = chosen_data(config["data"], model.run_config["data"], list(HydraConfig.get().overrides.task))
-    config["ckpt_path"] = str(path)
+    model, path = open_checkpoint(config)
+    model.eval()
     run_dir = Path(config["paths"]["run_dir"])
-    save_config(config, run_dir)
     datamodule = (
         _open_data(config["data"], model, needed=int8 or accuracy is not None) if int8 or check or accuracy else None
     )

@@ -37,12 +37,12 @@ def test(config: dict[str, Any], ranks: list[Process]) -> None:
             evaluate(model, datamodule=datamodule, ckpt_path=path, weights_only=True, verbose=False)
 
 
-def prepare_test(config: dict[str, Any]) -> tuple[AttributeModule, FaceDataModule, Path]:
-    """Load the checkpoint that ``ckpt_path`` names and the data to test it on; put what was chosen into the
-    configuration and the run's folder.
+def open_checkpoint(config: dict[str, Any]) -> tuple[AttributeModule, Path]:
+    """Load the checkpoint that ``ckpt_path`` names, and put it, and the data it is to meet, into the configuration and
+    the run's folder; see `test`.
 
     Returns:
-        the model, its data ready to be read, and the checkpoint's file.
+        the model and the checkpoint's file.
     """
     seed_everything(config["seed"], workers=True, verbose=False)
     path = newest_checkpoint(config["ckpt_path"] or "best", config["paths"]["output_dir"])
@@ -54,6 +54,12 @@ def prepare_test(config: dict[str, Any]) -> tuple[AttributeModule, FaceDataModul
     config["ckpt_path"] = str(path)
     if not is_launched_rank():
         save_config(config, Path(config["paths"]["run_dir"]))
+    return model, path
+
+
+def prepare_test(config: dict[str, Any]) -> tuple[AttributeModule, FaceDataModule, Path]:
+    """Open the checkpoint as `open_checkpoint` does, and its data, ready to be read."""
+    model, path = open_checkpoint(config)
     datamodule = build(config["data"])
     datamodule.prepare_data()
     datamodule.setup()

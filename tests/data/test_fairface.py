@@ -9,6 +9,7 @@ import pytest
 
 from faceattr_lightning.attributes import FAIRFACE_AGE_GROUPS
 from faceattr_lightning.data.fairface import FairFace, read_fairface
+from faceattr_lightning.data.images import without_images
 from faceattr_lightning.data.table import Split
 from faceattr_lightning.errors import ConfigError, DataError
 from tests.data.writers import LANDMARK_COLUMNS, assert_same_table, write_fairface, write_text_table
@@ -57,8 +58,10 @@ def test_without_the_training_file_all_splits_are_drawn(tmp_path: Path) -> None:
 def test_nothing_is_not_labelled(tmp_path: Path) -> None:
     expected = write_fairface(tmp_path, images=False)
     path = tmp_path / VAL
-    age = FAIRFACE_AGE_GROUPS[expected.age_group[30]]
+    age, race = FAIRFACE_AGE_GROUPS[expected.age_group[30]], expected.slices["race"]
     edit(path, 2, f",{age},", ",,")
+    edit(path, 4, f",{race.sides[race.code[32]]},", ",,")
+    race.code[32] = -1
     edit(path, 3, "Female" if expected.attributes[31] == 0 else "Male", "")
     expected.age_group[30], expected.attributes[31] = -1, -1
     assert_same_table(read_fairface(tmp_path, validation_fraction=0), expected)
@@ -114,6 +117,17 @@ def test_missing_and_empty_files(tmp_path: Path) -> None:
     assert "has no row" in message(tmp_path)
 
 
+def test_every_division_of_the_images(tmp_path: Path) -> None:
+    table = write_fairface(tmp_path, images=False)
+    slices = table.all_slices()
+    assert list(slices) == ["race", "age_group", "Male"]
+    assert slices["age_group"].sides == FAIRFACE_AGE_GROUPS and slices["Male"].sides == ("0", "1")
+    np.testing.assert_array_equal(slices["age_group"].code, table.age_group)
+    np.testing.assert_array_equal(slices["Male"].code, table.attributes[:, 0])
+    race = without_images(table, {table.files[3]: "bad"}).slices["race"]
+    assert race.code.tolist() == np.delete(slices["race"].code, 3).tolist()
+
+
 def test_fraction_out_of_range() -> None:
     with pytest.raises(ConfigError, match=r"data\.validation_fraction"):
         FairFace(validation_fraction=1)
@@ -136,4 +150,7 @@ def test_real_faces(real_data: Path) -> None:
     # Counted with cut, sort and uniq.
     assert np.bincount(table.age_group).tolist() == [35, 253, 220, 606, 420, 228, 159, 61, 18]
     assert np.bincount(table.attributes[:, 0]).tolist() == [935, 1065]
+    race = table.slices["race"]
+    assert race.sides[0] == "Black" and race.sides[-1] == "White"
+    assert np.bincount(race.code).tolist() == [322, 304, 242, 281, 214, 246, 391]
     assert (table.root / table.files[0]).is_file() and (table.root / table.files[-1]).is_file()

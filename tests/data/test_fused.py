@@ -15,7 +15,7 @@ from faceattr_lightning.data.celeba import CelebA
 from faceattr_lightning.data.fused import Fused
 from faceattr_lightning.data.lfwa import LFWA
 from faceattr_lightning.data.order import BatchRequest, EpochOrder, Mix
-from faceattr_lightning.data.table import Split
+from faceattr_lightning.data.table import Slice, Split
 from faceattr_lightning.errors import ConfigError, DataError
 from tests.data.writers import write_adience, write_celeba, write_fairface, write_lfwa
 
@@ -141,6 +141,29 @@ def test_shares_are_square_roots_or_given(make: Make) -> None:
 def test_bad_lists(options: dict[str, Any], message: str, make: Make) -> None:
     with pytest.raises(ConfigError, match=message):
         make(**options)
+
+
+def test_slices_are_fused(make: Make) -> None:
+    fused = make(["celeba", "lfwa"])
+    for module in fused.members:
+        module.setup()
+    first, second = (module.table for module in fused.members)
+    rng = np.random.default_rng(0)
+    first.slices = {"light": Slice(("day", "night"), rng.integers(-1, 2, len(first)))}
+    second.slices = {
+        "light": Slice(("dusk", "night"), rng.integers(-1, 2, len(second))),
+        "race": Slice(("a",), np.zeros(len(second), dtype=np.int64)),
+    }
+    fused.setup()
+    light, race = fused.table.slices["light"], fused.table.slices["race"]
+    assert light.sides == ("day", "night", "dusk") and race.sides == ("a",)
+
+    def named(part: Slice) -> list[str | None]:
+        return [None if code < 0 else part.sides[code] for code in part.code]
+
+    assert named(light) == named(first.slices["light"]) + named(second.slices["light"])
+    assert named(race) == [None] * len(first) + ["a"] * len(second)
+    assert fused.table.all_slices()["database"].sides == ("celeba", "lfwa")
 
 
 def test_sets_that_share_nothing_are_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

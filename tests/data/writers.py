@@ -14,8 +14,8 @@ import scipy.io
 from numpy.typing import NDArray
 from PIL import Image
 
-from faceattr_lightning.attributes import ADIENCE_AGE_GROUPS, CELEBA_ATTRIBUTES, FAIRFACE_AGE_GROUPS
-from faceattr_lightning.data.table import FaceTable, Split
+from faceattr_lightning.attributes import ADIENCE_AGE_GROUPS, CELEBA_ATTRIBUTES, FAIRFACE_AGE_GROUPS, FAIRFACE_RACES
+from faceattr_lightning.data.table import FaceTable, Slice, Split
 from faceattr_lightning.landmarks import LANDMARKS_5
 
 LANDMARK_COLUMNS = [f"{name}_{axis}" for name in LANDMARKS_5 for axis in "xy"]
@@ -156,6 +156,7 @@ def write_fairface(root: Path, n_train: int = 30, n_val: int = 12, images: bool 
     With ``n_train`` 0 there is no training file, and the split is not meaningful.
     """
     rng = np.random.default_rng(seed)
+    # Each in turn, in another order than ours.
     races = ("East Asian", "Indian", "Black", "White", "Middle Eastern", "Latino_Hispanic", "Southeast Asian")
     files: list[str] = []
     gender = rng.integers(0, 2, n_train + n_val)
@@ -186,6 +187,9 @@ def write_fairface(root: Path, n_train: int = 30, n_val: int = 12, images: bool 
         identity=np.full(len(files), -1),
         age_groups=FAIRFACE_AGE_GROUPS,
         age_group=age_group,
+        slices={
+            "race": Slice(FAIRFACE_RACES, np.array([FAIRFACE_RACES.index(races[row % 7]) for row in range(len(files))]))
+        },
     )
 
 
@@ -348,3 +352,7 @@ def assert_same_table(table: FaceTable, expected: FaceTable) -> None:
     ):
         assert getattr(table, name).dtype == dtype, name
         np.testing.assert_array_equal(getattr(table, name), getattr(expected, name), err_msg=name)
+    assert table.slices.keys() == expected.slices.keys()
+    for name, part in expected.slices.items():
+        assert table.slices[name].sides == part.sides and table.slices[name].code.dtype == np.int64
+        np.testing.assert_array_equal(table.slices[name].code, part.code, err_msg=name)

@@ -10,11 +10,9 @@ import math
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,14 +24,15 @@ from faceattr_lightning.report import (
     History,
     ReportData,
     SplitReport,
+    attributes_table,
     charts,
     render,
     write_split_csv,
     write_summary_json,
 )
-from faceattr_lightning.report.html import COLUMNS
+from faceattr_lightning.report.latex import escape
+from tests.report.pages import METRICS, NAMES, make_report, make_split
 
-METRICS = [key for key in COLUMNS if key != "support"]
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = "<script>alert('\"&')</script>"
 
@@ -70,51 +69,14 @@ class Page(HTMLParser):
         return sum(name == tag for name, _ in self.tags)
 
 
-def make_split(names: list[str], split: str = "test", fixed: Mapping[str, Any] = MappingProxyType({})) -> SplitReport:
-    rng = np.random.default_rng(0)
-    rows = []
-    for name in names:
-        row: dict[str, Any] = {"attribute": name, "group": "all", "support": 200}
-        row |= {metric: float(rng.uniform(0.1, 0.9)) for metric in METRICS}
-        row["gain"] = row["accuracy"] - row["majority_accuracy"]
-        rows.append({**row, **fixed})
-    return SplitReport(split, rows, {metric: float(np.mean([row[metric] for row in rows])) for metric in METRICS})
-
-
-def make_history(names: list[str], epochs: int) -> History:
-    rng = np.random.default_rng(1)
-    return History(
-        epochs=list(range(epochs)),
-        thresholds={name: rng.uniform(0.3, 0.7, epochs).tolist() for name in names},
-        weights={name: rng.uniform(0.5, 1.5, epochs).tolist() for name in names},
-        curves={key: rng.uniform(0.2, 0.9, epochs).tolist() for key in ("train/loss", "val/loss", "val/f1", "lr")},
-    )
-
-
-def make_report(names: list[str], epochs: int = 5) -> ReportData:
-    grey = np.full((218, 178, 3), 90, np.uint8)
-    face = GridImage(grey, "000001.jpg", [(names[0], 0.93, 0), (names[-1], 0.08, 1)], 3, 5)
-    return ReportData(
-        title="A run",
-        subtitle="on nothing",
-        run={"parameters": 11_689_512, "images_per_second": 312.44, "seed": 123456, "git_commit": None},
-        splits=[make_split(names), make_split(names, "validation")],
-        history=make_history(names, epochs),
-        grids={"Best": [face], "Worst": [face, replace(face, note="Bald 0.51")], "Most uncertain": []},
-        warnings=["Bald has one class in validation."],
-        config_yaml="seed: 1\n",
-    )
-
-
-NAMES = ["Bald", "Smiling", "Young", "Male", "Wearing_Hat"]
-
-
 def test_page_is_well_formed_and_complete() -> None:
     page = Page(render(make_report(NAMES)))
     text = " ".join(page.text)
-    # Twice in the tables, in the bars, and in the two figures with a line per attribute.
-    assert all(page.text.count(name) >= 5 for name in NAMES)
-    assert page.count("table") == 2 and page.count("tr") == 2 * (1 + len(NAMES) + 1)
+    # Twice in the tables, in the bars, in the diagrams, and in the two figures with a line per attribute.
+    assert all(page.text.count(name) >= 6 for name in NAMES)
+    # A table for each split, the largest gaps, each of two slices, and the rules.
+    assert page.count("table") == 2 + 1 + 2 + 1
+    assert "1.82" in text and "GMACs an image" in text and "2,480 MB" in text
     assert "The constant answer (always the training majority class) scores" in text
     assert "11,689,512" in text and "123456" in text and "312.4" in text
     assert "Bald has one class in validation." in text and "seed: 1" in text
@@ -133,6 +95,57 @@ def test_page_fetches_nothing() -> None:
     assert any("default-src 'none'" in (attributes.get("content") or "") for _, attributes in tags)
 
 
+def test_the_tables_of_slices_and_rules_hold_every_row() -> None:
+    report = make_report(NAMES)
+    page = Page(render(replace(report, splits=[])))
+    names = [row["slice"] for row in report.slices]
+    shown = min(8, sum(gap["slice"] == "race" for gap in report.gaps))
+    shown += min(8, sum(gap["slice"] == "Bangs" for gap in report.gaps))
+    assert names.count("race") == 4 * len(NAMES) and names.count("Bangs") == 2 * (len(NAMES) - 1)
+    heads = 4
+    assert page.count("tr") == heads + shown + len(report.slices) + len(report.consistency)
+    text = " ".join(page.text)
+    assert f"fewer than {report.least_support} images" in text and f"Of {len(report.gaps)} gaps" in text
+    assert "Bald, Bangs" in text and "any of these" in text and "not Bangs" in text
+
+
+def test_a_reliability_diagram_puts_a_bin_where_its_numbers_are() -> None:
+    svg = charts.reliability_chart([charts.Bin(0, 0.5, 100, 0.25, 0.5), charts.Bin(0.5, 1, 0, math.nan, math.nan)], "x")
+    # 260 pixels high, from the bottom: the point is in the middle, the diagonal a quarter up.
+    assert '<circle class="point" cx="25.00%" cy="130.0"' in svg and svg.count("<circle") == 1
+    assert '<line class="off" x1="25.00%" x2="25.00%" y1="195.0" y2="130.0"/>' in svg
+    assert "100 labels" in svg and "n/a" in svg and "nan" not in svg
+    assert charts.small_reliability_chart([]).count("<circle") == 0
+
+
+def test_intervals_stand_beside_their_values() -> None:
+    split = make_split(NAMES, fixed={"accuracy": 0.8, "accuracy_low": 0.777, "accuracy_high": 0.823})
+    split.summary.update(accuracy=0.8, accuracy_low=0.7912, accuracy_high=0.8088, gain_low=-0.012, gain_high=0.034)
+    html = render(replace(make_report(NAMES), splits=[split]))
+    text = " ".join(Page(html).text)
+    assert "95\u202f% interval 79.1 to 80.9" in text and "95\u202f% interval \u22121.2 to +3.4" in text
+    assert html.count('title="95\u202f% interval 77.7 to 82.3"') == len(NAMES)
+    assert "interval" not in " ".join(Page(render(make_report(NAMES))).text)
+
+
+def test_latex() -> None:
+    split = make_split(["Bald_&_50%", "x"], fixed={"f1": math.nan, "gain": -0.0123, "accuracy": 0.98765})
+    lines = attributes_table(split.attributes, split.summary).splitlines()
+    assert lines[0].startswith("%") and lines[1].startswith(r"\begin{tabular}{l")
+    body = [line for line in lines if line.endswith(r"\\")]
+    assert len(body) == 4 and {line.count("&") - line.count(r"\&") for line in body} == {11}
+    assert body[1].startswith(r"Bald\_\&\_50\% & ") and " -- &" in body[1] and "$-$1.23" in body[1]
+    assert "98.77" in body[1] and body[3].startswith("Mean & ")
+    assert [line for line in lines if line.startswith((r"\top", r"\mid", r"\bottom", r"\end"))] == [
+        r"\toprule",
+        r"\midrule",
+        r"\midrule",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    assert escape("\\{}~^#$") == r"\textbackslash{}\{\}\textasciitilde{}\textasciicircum{}\#\$"
+
+
 def test_hostile_text_is_escaped_everywhere() -> None:
     report = make_report([HOSTILE, "Bald"])
     face = GridImage(np.zeros((8, 8, 3), np.uint8), HOSTILE, [(HOSTILE, 0.9, 0)] * 9, 0, 9, note=HOSTILE)
@@ -144,6 +157,10 @@ def test_hostile_text_is_escaped_everywhere() -> None:
         subtitle=HOSTILE,
         run={HOSTILE: HOSTILE},
         splits=[make_split([HOSTILE], HOSTILE, {"group": HOSTILE})],
+        reliability=[{**row, "attribute": HOSTILE} for row in report.reliability],
+        slices=[{**row, "slice": HOSTILE, "side": HOSTILE} for row in report.slices],
+        gaps=[{**row, "slice": HOSTILE, "high_side": HOSTILE, "low_side": HOSTILE} for row in report.gaps],
+        consistency=[{**row, "attributes": HOSTILE, "reason": HOSTILE} for row in make_report(NAMES).consistency],
         history=history,
         grids={HOSTILE: [face]},
         warnings=[HOSTILE],
@@ -214,7 +231,7 @@ def test_worse_than_constant_is_marked() -> None:
     assert svg.count('class="bar bad"') == 1
     assert "+3.0" in svg and "\u22122.0" in svg and "n/a" in svg
     report = replace(make_report(NAMES), splits=[make_split(NAMES, fixed={"gain": -0.01})])
-    assert "The model beats it on 0 of 5 attributes and is worse on 5." in " ".join(Page(render(report)).text)
+    assert "The model beats it on 0 of 6 attributes and is worse on 6." in " ".join(Page(render(report)).text)
 
 
 def test_names_at_the_lines_ends_do_not_overlap() -> None:
