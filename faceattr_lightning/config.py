@@ -673,14 +673,14 @@ def check_checkpoint(config: Config) -> Iterator[str]:
 
 def check_packages(config: Config) -> Iterator[str]:
     """Check that the packages are there which a task needs beside the package's own."""
-    if str(_get(config, "task._target_")) == "faceattr_lightning.tasks.export.export":
-        from faceattr_lightning.export.onnx import check_installed
-
-        yield from _attempt("task", check_installed)
-    if str(_get(config, "task._target_")) == "faceattr_lightning.tasks.audit.audit":
-        from faceattr_lightning.tasks.audit import check_installed as check_cleanlab
-
-        yield from _attempt("task", check_cleanlab)
+    task = str(_get(config, "task._target_"))
+    checks = {
+        "faceattr_lightning.tasks.export.export": "faceattr_lightning.export.onnx.check_installed",
+        "faceattr_lightning.tasks.audit.audit": "faceattr_lightning.tasks.audit.check_installed",
+        "faceattr_lightning.tasks.dashboard.dashboard": "faceattr_lightning.tasks.dashboard.check_installed",
+    }
+    if task in checks:
+        yield from _attempt("task", locate(checks[task]))
 
 
 CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
