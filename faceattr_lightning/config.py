@@ -781,7 +781,7 @@ def _check_call(path: str, node: Config) -> Iterator[str]:
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         yield f"{path}._target_: can't use '{node['_target_']}': {error}."
         return
-    if node["_target_"] == "lightning.pytorch.loggers.WandbLogger":
+    if node["_target_"].endswith("WandbLogger"):
         try:
             kinds = {**_signature(locate("wandb.init"))[0], **kinds}
         except ImportError:

@@ -79,7 +79,7 @@ def make_loggers(config: dict[str, Any], resumed: dict[str, Any] | None = None) 
     loggers: list[Logger] = []
     for node in (config["logger"] or {}).values():
         extra: dict[str, Any] = {}
-        if node["_target_"] == "lightning.pytorch.loggers.WandbLogger":
+        if node["_target_"].endswith("WandbLogger"):
             extra = wandb_identity(config, node, resumed)
         logger: Logger = build(node, **extra)
         if isinstance(logger, WandbLogger):
