@@ -142,3 +142,12 @@ def test_a_checkpoint_is_calibrated_anew(
     run_here(*given, data=tiny_data, run_dir=tmp_path / "compared", monkeypatch=monkeypatch)
     assert "calibration=OptimalCalibrator" in (tmp_path / "compared/comparison.md").read_text()
     assert json.loads((folder / "report" / "summary.json").read_text())["split"] == "test"
+
+
+def test_a_prevalence_of_no_attribute_is_seen_before_the_work(
+    sweep: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["task=calibrate", f"ckpt_path={sweep}/0/checkpoints/best.ckpt", "calibration=optimal"]
+    given.append("calibration.prevalence={Smilling:0.4}")
+    with pytest.raises(ConfigError, match=r"'Smilling' is not among .* Did you mean 'Smiling'\?"):
+        run_here(*given, data=tiny_data, run_dir=tmp_path / "anew", monkeypatch=monkeypatch)

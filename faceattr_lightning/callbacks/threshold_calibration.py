@@ -48,6 +48,9 @@ class ThresholdCalibrator(FittedState):
         self.temperature = temperature
         self._warned = False
 
+    def check(self, attribute_names: list[str]) -> None:
+        """Raise a ConfigError if the configuration names an attribute that is not one of these."""
+
     def fit(self, predictions: Predictions, attribute_names: list[str], train_prevalence: Tensor) -> Tensor:
         """Return new thresholds, float (A,), for a validation split's predictions; see `calibrate`."""
         return self.thresholds
@@ -149,7 +152,7 @@ class OptimalCalibrator(ThresholdCalibrator):
         temperature: see `ThresholdCalibrator`.
 
     Raises:
-        ConfigError: a value out of its range; when fitting, a prevalence of an attribute that the model lacks.
+        ConfigError: a value out of its range.
     """
 
     def __init__(
@@ -188,10 +191,19 @@ class OptimalCalibrator(ThresholdCalibrator):
             raise ConfigError(problems)
         self.metric, self.target, self.shrink, self.prevalence = metric, target, shrink, prevalence
 
+    def check(self, attribute_names: list[str]) -> None:
+        problems = [
+            f"calibration.prevalence: '{name}' is not among the model's attributes."
+            f"{did_you_mean(name, attribute_names)}"
+            for name in (self.prevalence if isinstance(self.prevalence, dict) else ())
+            if name not in attribute_names
+        ]
+        if problems:
+            raise ConfigError(problems)
+
     def fit(self, predictions: Predictions, attribute_names: list[str], train_prevalence: Tensor) -> Tensor:
         prevalence = torch.full((len(attribute_names),), torch.nan)
         if isinstance(self.prevalence, dict):
-            check_prevalence(self.prevalence, attribute_names)
             for name, share in self.prevalence.items():
                 prevalence[attribute_names.index(name)] = share
         elif self.prevalence == "train":
@@ -204,14 +216,3 @@ class OptimalCalibrator(ThresholdCalibrator):
             return best
         positives = (predictions.labels == 1).sum(dim=0)
         return 0.5 + positives / (positives + self.shrink) * (best - 0.5)
-
-
-def check_prevalence(prevalence: dict[str, float], attribute_names: list[str]) -> None:
-    """Raise a ConfigError for the attributes of ``calibration.prevalence`` that are not the model's."""
-    problems = [
-        f"calibration.prevalence: '{name}' is not among the model's attributes.{did_you_mean(name, attribute_names)}"
-        for name in prevalence
-        if name not in attribute_names
-    ]
-    if problems:
-        raise ConfigError(problems)

@@ -93,7 +93,7 @@ class AttributeModule(LightningModule):
         group_of = [list(self.groups).index(self.group_of(name)) for name in self.attribute_names]
         tasks = (*(["age_group"] if self.age_groups else []), *tasks)
         self.weighting: TaskWeighting = build(weighting or UNIFORM, len(self.attribute_names), group_of, tasks)
-        self.calibrator: ThresholdCalibrator = build(calibration or FIXED, len(self.attribute_names))
+        self.calibrator = self.make_calibrator(calibration or FIXED)
         self.optimizer_node = optimizer or ADAMW
         self.schedule: dict[str, Any] = schedule or ONE_CYCLE
         if self.schedule["name"] not in ("one_cycle", "cosine", "constant"):
@@ -115,6 +115,12 @@ class AttributeModule(LightningModule):
         made = Backbone(backbone["name"], image.mean, image.std, image.image_size, channels_last)
         made.freeze(backbone.get("freeze", 0))
         return made
+
+    def make_calibrator(self, calibration: dict[str, Any]) -> ThresholdCalibrator:
+        """Make the calibrator of a node for this model's attributes."""
+        calibrator: ThresholdCalibrator = build(calibration, len(self.attribute_names))
+        calibrator.check(self.attribute_names)
+        return calibrator
 
     def group_of(self, attribute: str) -> str:
         """Return the group that an attribute is in."""

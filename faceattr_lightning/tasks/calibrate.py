@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from faceattr_lightning.callbacks.threshold_calibration import ThresholdCalibrator
-from faceattr_lightning.instantiate import build
 from faceattr_lightning.models.module import AttributeModule
 from faceattr_lightning.strategy import Process, is_launched_rank
 from faceattr_lightning.tasks.checkpoint import read_checkpoint
@@ -33,7 +32,7 @@ def calibrate(config: dict[str, Any], ranks: list[Process]) -> None:
     calibration = config["calibration"]
     model, datamodule, path = prepare_test(config)
     # Here and in the run's folder, in place of the checkpoint's.
-    model.calibrator = build(calibration, len(model.attribute_names))
+    model.calibrator = model.make_calibrator(calibration)
     model.run_config["calibration"] = config["calibration"] = calibration
     if not is_launched_rank():
         save_config(config, Path(config["paths"]["run_dir"]))

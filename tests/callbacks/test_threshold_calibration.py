@@ -132,7 +132,7 @@ def test_prevalence_of_training_and_by_name() -> None:
     assert float(train.thresholds[0].logit()) == pytest.approx(math.log(9) / 2, abs=0.25)
     assert float(train.thresholds[1]) == pytest.approx(0.5, abs=0.07)
     with pytest.raises(ConfigError, match=r"calibration\.prevalence: 'c' is not among"):
-        OptimalCalibrator(2, prevalence={"c": 0.1}).calibrate(predictions, ["a", "b"])
+        OptimalCalibrator(2, prevalence={"c": 0.1}).check(["a", "b"])
 
 
 @pytest.mark.parametrize(
