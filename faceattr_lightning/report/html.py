@@ -238,7 +238,11 @@ def _headline(split: SplitReport | None) -> str:
 def _interval(key: str, values: Mapping[str, Any], write: Format) -> str:
     """The 95 % interval of a value in words; empty where there is none."""
     low, high = (finite(values.get(f"{key}_{end}")) for end in ("low", "high"))
-    return "" if low is None or high is None else f"95\u202f% interval {write(low)} to {write(high)}"
+    if low is None or high is None:
+        return ""
+    # Noise makes a sum of absolute values greater; the interval takes that off, and so may lie below the value itself.
+    note = ", less what noise adds" if key == "ece" else ""
+    return f"95\u202f% interval {write(low)} to {write(high)}{note}"
 
 
 def _interval_line(key: str, values: Mapping[str, Any]) -> str:

@@ -26,22 +26,24 @@ GRID = np.linspace(0.01, 0.99, 99)
 def metrics(data: Path, scratch: Path) -> list[Row]:
     """Compare CPU seconds of one thread.
 
-    Thresholds: the best balanced accuracy of each attribute, against torchmetrics' exact ``multilabel_roc`` and the
-    best point of its curves. Metrics: all of ours, against accuracy, balanced accuracy, F1 and average precision of
-    scikit-learn attribute by attribute. Update: a batch of 64 x 40, against a collection of four of torchmetrics.
+    Thresholds: the best balanced accuracy of each attribute, against torchmetrics' exact ``multilabel_roc`` and
+    scikit-learn's ``roc_curve``, an attribute after the other, and the best point of their curves. Metrics: all of ours,
+    against accuracy, balanced accuracy, F1 and average precision of scikit-learn attribute by attribute. Update: a batch
+    of 64 x 40, against a collection of four of torchmetrics.
     """
     torch.set_num_threads(1)
     rows = []
     for count, mark in ((20_000, 1 / 7), (200_000, 1 / 8)):
         split = predictions(count, 40)
         check_against_grid(split)
-        ours, other = _alternate(
+        ours, other, loop = _alternate(
             lambda split=split: best_thresholds(split.probabilities, split.labels, "balanced_accuracy"),
             lambda split=split: torchmetrics_thresholds(split),
+            lambda split=split: scikit_learn_thresholds(split),
         )
-        rows.append(
-            _row(f"exact thresholds, {count // 1000}k x 40, against torchmetrics' exact curve", ours, other, mark)
-        )
+        name = f"exact thresholds, {count // 1000}k x 40, against"
+        rows.append(_row(f"{name} torchmetrics' exact curve", ours, other, mark))
+        rows.append(_row(f"{name} a loop over scikit-learn's curves", ours, loop))
     thresholds, prevalence = torch.full((40,), 0.5), torch.full((40,), 0.3)
     ours, other = _alternate(lambda: attribute_metrics(split, thresholds, prevalence), lambda: scikit_learn(split))
     rows.append(_row("all metrics, 200k x 40, against four of scikit-learn", ours, other))
@@ -70,6 +72,15 @@ def torchmetrics_thresholds(split: Predictions) -> Tensor:
     """Return the thresholds of the best balanced accuracy on torchmetrics' exact curves."""
     curves = multilabel_roc(split.logits.sigmoid(), split.labels.long(), split.labels.shape[1], thresholds=None)
     return torch.stack([cuts[(tpr - fpr).argmax()] for fpr, tpr, cuts in zip(*curves, strict=True)])
+
+
+def scikit_learn_thresholds(split: Predictions) -> list[float]:
+    """Return the thresholds of the best balanced accuracy on scikit-learn's curves."""
+    found = []
+    for score, truth in zip(split.probabilities.numpy().T, split.labels.numpy().T, strict=True):
+        fpr, tpr, cuts = sklearn_metrics.roc_curve(truth, score)
+        found.append(float(cuts[(tpr - fpr).argmax()]))
+    return found
 
 
 def scikit_learn(split: Predictions) -> list[tuple[float, ...]]:

@@ -126,6 +126,10 @@ def test_intervals_stand_beside_their_values() -> None:
     assert "95\u202f% interval 79.1 to 80.9" in text and "95\u202f% interval \u22121.2 to +3.4" in text
     assert html.count('title="95\u202f% interval 77.7 to 82.3"') == len(NAMES)
     assert "interval" not in " ".join(Page(render(make_report(NAMES))).text)
+    split.summary.update(ece=0.044, ece_low=0.024, ece_high=0.04)
+    html = render(replace(make_report(NAMES), splits=[split]))
+    assert "95\u202f% interval 2.4 to 4.0, less what noise adds" in html
+    assert html.count("less what noise adds") == 2  # the tile and the row of means
 
 
 def test_latex() -> None:
