@@ -27,9 +27,9 @@ def metrics(data: Path, scratch: Path) -> list[Row]:
     """Compare CPU seconds of one thread.
 
     Thresholds: the best balanced accuracy of each attribute, against torchmetrics' exact ``multilabel_roc`` and
-    scikit-learn's ``roc_curve``, an attribute after the other, and the best point of their curves. Metrics: all of ours,
-    against accuracy, balanced accuracy, F1 and average precision of scikit-learn attribute by attribute. Update: a batch
-    of 64 x 40, against a collection of four of torchmetrics.
+    scikit-learn's ``roc_curve``, an attribute after the other, and the best point of their curves. Metrics: all of
+    ours, against accuracy, balanced accuracy, F1 and average precision of scikit-learn attribute by attribute. Update:
+    a batch of 64 x 40, against a collection of four of torchmetrics.
     """
     torch.set_num_threads(1)
     rows = []
