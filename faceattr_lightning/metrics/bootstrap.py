@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from faceattr_lightning.metrics.predictions import Predictions
-from faceattr_lightning.metrics.reliability import ECE_BINS
+from faceattr_lightning.metrics.reliability import ECE_BINS, bin_of
 
 METRICS = (
     "accuracy",
@@ -110,8 +110,7 @@ def _calibration_errors(
     # An attribute at a time: all bins of all attributes at once would not fit into the memory of a large split.
     for probability, known, present in zip(probabilities.T, labelled.T, positive.T, strict=True):
         gaps = np.zeros((len(rows), ECE_BINS), dtype=np.float32)
-        member = np.minimum((probability * ECE_BINS).astype(np.int64), ECE_BINS - 1)
-        gaps[rows, member] = (probability - present) * known
+        gaps[rows, bin_of(probability)] = (probability - present) * known
         found.append(np.abs(draws.sums(gaps)).sum(axis=1))
     return np.stack(found, axis=1)
 

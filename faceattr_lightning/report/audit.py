@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from html import escape
-from importlib.resources import files
-from string import Template
 from typing import Any
 
 from faceattr_lightning.report import charts
 from faceattr_lightning.report.charts import decimal, percent, rate
-from faceattr_lightning.report.html import Format, _cell, _facts, _section, _sortable
+from faceattr_lightning.report.html import Format, number_cell, page, section, sortable_table
 
 
 @dataclass(frozen=True)
@@ -102,14 +100,8 @@ unfold(location.hash);
 def render_audit(audit: AuditData) -> str:
     """Return the whole page; it fetches nothing."""
     notices = "".join(f'<p class="notice">{escape(notice)}</p>' for notice in audit.notices)
-    template = Template(files(__package__).joinpath("template.html").read_text(encoding="utf-8"))
-    return template.substitute(
-        title=escape(audit.title),
-        subtitle=escape(audit.subtitle),
-        facts=_facts(audit.run),
-        notice=notices,
-        sections="\n".join([_rates(audit.attributes), _labels(audit.attributes)]),
-    )
+    sections = [_rates(audit.attributes), _labels(audit.attributes)]
+    return page(audit.title, audit.subtitle, audit.run, notices, sections)
 
 
 def _rates(attributes: Sequence[AuditedAttribute]) -> str:
@@ -119,7 +111,7 @@ def _rates(attributes: Sequence[AuditedAttribute]) -> str:
     ]
     rows = [
         f'<th scope="row">{_name(place, one)}</th>'
-        + "".join(_cell(key, one.rates.get(key), write) for key, (_, _, write) in RATES.items())
+        + "".join(number_cell(key, one.rates.get(key), write) for key, (_, _, write) in RATES.items())
         for place, one in enumerate(attributes)
     ]
     lead = (
@@ -129,7 +121,7 @@ def _rates(attributes: Sequence[AuditedAttribute]) -> str:
         "a label just short of that average may be as wrong: look at the first faces whatever stands below them. "
         "Rates in percent. Choose a heading to sort by it, an attribute to see its labels."
     )
-    return _section("Share of labels in doubt", lead, _sortable("Labels in doubt per attribute", heads, rows))
+    return section("Share of labels in doubt", lead, sortable_table("Labels in doubt per attribute", heads, rows))
 
 
 def _name(place: int, one: AuditedAttribute) -> str:
@@ -152,7 +144,7 @@ def _labels(attributes: Sequence[AuditedAttribute]) -> str:
         "</p>"
     )
     body = "".join(_attribute(place, one, first=place == shown[0][0]) for place, one in shown)
-    return _section("Labels", lead, f"{controls}{body}<script>{_SCRIPT}</script>")
+    return section("Labels", lead, f"{controls}{body}<script>{_SCRIPT}</script>")
 
 
 def _attribute(place: int, one: AuditedAttribute, first: bool) -> str:

@@ -171,17 +171,22 @@ def render(report: ReportData) -> str:
         _warnings(report.warnings),
         _configuration(report.config_yaml),
     ]
+    return page(report.title, report.subtitle, report.run, _notice(len(report.warnings)), sections)
+
+
+def page(title: str, subtitle: str, run: Mapping[str, Any], notice: str, sections: Sequence[str]) -> str:
+    """Return a page that fetches nothing; ``notice`` and ``sections`` are HTML, the rest is not."""
     template = Template(files(__package__).joinpath("template.html").read_text(encoding="utf-8"))
     return template.substitute(
-        title=escape(report.title),
-        subtitle=escape(report.subtitle),
-        facts=_facts(report.run),
-        notice=_notice(len(report.warnings)),
+        title=escape(title),
+        subtitle=escape(subtitle),
+        facts=_facts(run),
+        notice=notice,
         sections="\n".join(filter(None, sections)),
     )
 
 
-def _section(title: str, lead: str, body: str, anchor: str = "") -> str:
+def section(title: str, lead: str, body: str, anchor: str = "") -> str:
     """A section; ``lead`` and ``body`` are HTML."""
     mark = f' id="{anchor}"' if anchor else ""
     return f'<section{mark}><h2>{escape(title)}</h2><p class="lead">{lead}</p>{body}</section>'
@@ -213,7 +218,7 @@ def _notice(warnings: int) -> str:
 
 def _headline(split: SplitReport | None) -> str:
     if split is None:
-        return _section("Result", "No split was evaluated.", "")
+        return section("Result", "No split was evaluated.", "")
     summary = split.summary
     accuracy, constant = finite(summary.get("accuracy")), finite(summary.get("majority_accuracy"))
     scale = ""
@@ -232,7 +237,7 @@ def _headline(split: SplitReport | None) -> str:
         f"<b>{percent(constant)}</b>. {_verdict(split.attributes)}</p></div>{scale}</div>"
     )
     lead = f"Means over {_count(len(split.attributes), 'attribute')} of the {escape(_split_name(split))} split."
-    return _section("Result", lead, f'<div class="tiles">{hero}{tiles}</div>')
+    return section("Result", lead, f'<div class="tiles">{hero}{tiles}</div>')
 
 
 def _interval(key: str, values: Mapping[str, Any], write: Format) -> str:
@@ -280,7 +285,7 @@ def _gains(split: SplitReport) -> str:
     )
     chart = charts.bar_chart(bars, "Gain over the constant answer per attribute, in percentage points")
     figure = f'<figure class="panel"><figcaption>Gain, percentage points</figcaption>{chart}</figure>'
-    return _section("Gain over the constant answer", lead, figure)
+    return section("Gain over the constant answer", lead, figure)
 
 
 def _tables(splits: Sequence[SplitReport]) -> str:
@@ -301,7 +306,7 @@ def _tables(splits: Sequence[SplitReport]) -> str:
     )
     if any(key.endswith("_low") for split in splits for row in split.attributes for key in row):
         lead += " Point at a number that is underlined for its 95\u202f% interval."
-    return _section("Every attribute", lead, tables + legend)
+    return section("Every attribute", lead, tables + legend)
 
 
 def _table(split: SplitReport) -> str:
@@ -313,18 +318,20 @@ def _table(split: SplitReport) -> str:
     rows = [
         f'<th scope="row">{escape(str(row["attribute"]))}</th>'
         f"<td>{escape(str(row.get('group') or charts.NOT_DEFINED))}</td>"
-        + "".join(_cell(key, row.get(key), write, _interval(key, row, write)) for key, (_, _, write) in COLUMNS.items())
+        + "".join(
+            number_cell(key, row.get(key), write, _interval(key, row, write)) for key, (_, _, write) in COLUMNS.items()
+        )
         for row in split.attributes
     ]
     means = "".join(
-        _cell(key, split.summary.get(key), write, _interval(key, split.summary, write))
+        number_cell(key, split.summary.get(key), write, _interval(key, split.summary, write))
         for key, (_, _, write) in COLUMNS.items()
     )
     foot = f'<th scope="row">Mean</th><td></td>{means}'
-    return _sortable(f"{_split_name(split)} split, per attribute", heads, rows, foot)
+    return sortable_table(f"{_split_name(split)} split, per attribute", heads, rows, foot)
 
 
-def _sortable(label: str, heads: Sequence[tuple[str, str, bool]], rows: Sequence[str], foot: str = "") -> str:
+def sortable_table(label: str, heads: Sequence[tuple[str, str, bool]], rows: Sequence[str], foot: str = "") -> str:
     """A table that is sorted by a click on a heading.
 
     Args:
@@ -346,7 +353,7 @@ def _sortable(label: str, heads: Sequence[tuple[str, str, bool]], rows: Sequence
     )
 
 
-def _cell(key: str, value: object, write: Format, title: str = "") -> str:
+def number_cell(key: str, value: object, write: Format, title: str = "") -> str:
     number = finite(value)
     if number is None:
         return f'<td class="number none">{charts.NOT_DEFINED}</td>'
@@ -398,7 +405,7 @@ def _reliability(rows: Sequence[Mapping[str, Any]], split: SplitReport | None) -
         f'<figure class="panel"><figcaption>Positive, % <small>all attributes together, {labels:,} labels, error '
         f"{percent(split.summary.get('ece_pooled'))}</small></figcaption>{chart}</figure>"
     )
-    return _section("Calibration of the probabilities", lead, f'<div class="figures">{figure}{worst}</div>{rest}')
+    return section("Calibration of the probabilities", lead, f'<div class="figures">{figure}{worst}</div>{rest}')
 
 
 def _slices(report: ReportData) -> str:
@@ -420,7 +427,7 @@ def _slices(report: ReportData) -> str:
     for name in names:
         rows = [row for row in report.slices if row["slice"] == name]
         tables += f"<details><summary>Every attribute by {escape(name)}</summary>{_side_table(name, rows)}</details>"
-    return _section("Slices", lead, tables)
+    return section("Slices", lead, tables)
 
 
 def _gap_table(gaps: Sequence[Mapping[str, Any]]) -> str:
@@ -441,12 +448,12 @@ def _gap_table(gaps: Sequence[Mapping[str, Any]]) -> str:
     for gap in gaps:
         name, meaning = _RATES[gap["rate"]]
         cells = f'<th scope="row">{escape(gap["attribute"])}</th><td>{escape(gap["slice"])}</td>'
-        cells += f'<td title="{meaning}">{name}</td>{_cell("gap", gap["gap"], rate)}'
+        cells += f'<td title="{meaning}">{name}</td>{number_cell("gap", gap["gap"], rate)}'
         for end in ("high", "low"):
-            cells += f"<td>{escape(_side(gap, gap[f'{end}_side']))}</td>{_cell(end, gap[end], rate)}"
-            cells += _cell("support", gap[f"{end}_support"], count)
+            cells += f"<td>{escape(_side(gap, gap[f'{end}_side']))}</td>{number_cell(end, gap[end], rate)}"
+            cells += number_cell("support", gap[f"{end}_support"], count)
         rows.append(cells)
-    return _sortable("largest gaps between the sides of a slice", heads, rows)
+    return sortable_table("largest gaps between the sides of a slice", heads, rows)
 
 
 def _side_table(slice_name: str, sides: Sequence[Mapping[str, Any]]) -> str:
@@ -471,10 +478,10 @@ def _side_table(slice_name: str, sides: Sequence[Mapping[str, Any]]) -> str:
     }
     rows = [
         f'<th scope="row">{escape(row["attribute"])}</th><td>{escape(_side(row, row["side"]))}</td>'
-        + "".join(_cell(key, row[key], write) for key, write in columns.items())
+        + "".join(number_cell(key, row[key], write) for key, write in columns.items())
         for row in sides
     ]
-    return _sortable(f"every attribute by {slice_name}", heads, rows)
+    return sortable_table(f"every attribute by {slice_name}", heads, rows)
 
 
 def _side(row: Mapping[str, Any], side: str) -> str:
@@ -503,7 +510,7 @@ def _consistency(rows: Sequence[Mapping[str, Any]]) -> str:
     }
     cells = [
         f'<th scope="row" class="words">{escape(row["attributes"])}</th>'
-        + "".join(_cell(key, row[key], write) for key, write in columns.items())
+        + "".join(number_cell(key, row[key], write) for key, write in columns.items())
         + f'<td class="words">{escape(row["reason"])}</td>'
         for row in rows
     ]
@@ -511,7 +518,7 @@ def _consistency(rows: Sequence[Mapping[str, Any]]) -> str:
         "Faces of which two things are said that can't both be true, in percent of the images. A model that learned "
         "from labels that contradict each other does not have to repeat it."
     )
-    return _section("Logical consistency", lead, _sortable("contradictions", heads, cells[:-1], cells[-1]))
+    return section("Logical consistency", lead, sortable_table("contradictions", heads, cells[:-1], cells[-1]))
 
 
 def _hundredths(value: object) -> str:
@@ -529,7 +536,7 @@ def _curves(history: History | None) -> str:
             families.setdefault(_family(key), {})[key] = values
     figures = "".join(_curve_figure(name, rate, history.epochs, curves) for (name, rate), curves in families.items())
     lead = "Training dashed, validation solid. Point at an epoch to read its values."
-    return _section("Learning curves", lead, f'<div class="figures">{figures}</div>') if figures else ""
+    return section("Learning curves", lead, f'<div class="figures">{figures}</div>') if figures else ""
 
 
 def _family(key: str) -> tuple[str, bool]:
@@ -578,7 +585,7 @@ def _task_lines(history: History | None) -> str:
         "Point at a line for its name, or open the list below it. Both are those of an epoch's end: the next "
         "one trains with the weights."
     )
-    return _section("Thresholds and weights over training", lead, f'<div class="figures">{"".join(figures)}</div>')
+    return section("Thresholds and weights over training", lead, f'<div class="figures">{"".join(figures)}</div>')
 
 
 def _task_figure(
@@ -613,7 +620,7 @@ def _faces(grids: Mapping[str, Sequence[GridImage]]) -> str:
         'Below a face its most confident mistakes with the predicted probability: <span class="claimed">seen but not '
         'labelled</span>, <span class="missed">labelled but not seen</span>.'
     )
-    return _section("Faces", lead, "".join(grid(title, images) for title, images in grids.items()))
+    return section("Faces", lead, "".join(grid(title, images) for title, images in grids.items()))
 
 
 def _masks(images: Sequence[MaskImage]) -> str:
@@ -621,14 +628,14 @@ def _masks(images: Sequence[MaskImage]) -> str:
         return ""
     lead = "Where each group of attributes looks: test faces, one group's mask over them in each row."
     rows = "".join(mask_row(group, images) for group in images[0].masks)
-    return _section("Masks", lead, rows)
+    return section("Masks", lead, rows)
 
 
 def _warnings(warnings: Sequence[str]) -> str:
     if not warnings:
         return ""
     items = "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
-    return _section("Warnings", "What to keep in mind with these numbers.", f"<ul>{items}</ul>", anchor="warnings")
+    return section("Warnings", "What to keep in mind with these numbers.", f"<ul>{items}</ul>", anchor="warnings")
 
 
 def _configuration(yaml: str) -> str:
