@@ -7,6 +7,7 @@ latter, write a function that yields problems and put it into `CHECKS`; a mere r
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import itertools
 import logging
@@ -672,7 +673,7 @@ def check_checkpoint(config: Config) -> Iterator[str]:
 
 
 def check_packages(config: Config) -> Iterator[str]:
-    """Check that the packages are there which a task needs beside the package's own."""
+    """Check that the packages are there which a task or a logger needs beside the package's own."""
     task = str(_get(config, "task._target_"))
     checks = {
         "faceattr_lightning.tasks.export.export": "faceattr_lightning.export.onnx.check_installed",
@@ -681,6 +682,11 @@ def check_packages(config: Config) -> Iterator[str]:
     }
     if task in checks:
         yield from _attempt("task", locate(checks[task]))
+    for name, node in (_get(config, "logger") or {}).items():
+        wanted = isinstance(node, Mapping) and str(node.get("_target_")).endswith("TensorBoardLogger")
+        if wanted and importlib.util.find_spec("tensorboard") is None:
+            advice = "run: pip install 'faceattr-lightning[tensorboard]'"
+            yield f"logger.{name}: the package tensorboard is not installed; {advice}."
 
 
 CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (

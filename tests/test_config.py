@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.pytorch.accelerators import CUDAAccelerator
 from omegaconf import DictConfig, OmegaConf
 
-from faceattr_lightning.config import SECTIONS, check_command_line, validate
+from faceattr_lightning.config import SECTIONS, check_command_line, check_packages, validate
 from faceattr_lightning.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -433,3 +434,11 @@ def test_program_stops_at_a_jobs_errors(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "Traceback" not in output
     assert [name for name in ("trainer.max_epochs", "data.root", "calibration.gamma") if name not in output] == []
+
+
+def test_tensorboard_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboard" else found(name))
+    node = {"_target_": "lightning.pytorch.loggers.TensorBoardLogger"}
+    (problem,) = check_packages({"logger": {"tensorboard": node}})
+    assert "logger.tensorboard" in problem and "faceattr-lightning[tensorboard]" in problem

@@ -107,7 +107,9 @@ def dashboard(
         workspace.entity = report.entity = owner or account.default_entity or ""
         # First, since it makes a project that is missing.
         report.save()
+        log.info("Report: %s", report.url)
         workspace.save()  # type: ignore[no-untyped-call]
+        log.info("Workspace: %s", workspace.url)
     except Exception as error:  # the library raises a bare Exception, and whatever its transport does
         raise ConfigError(
             [
@@ -116,8 +118,6 @@ def dashboard(
             ]
         ) from error
     _write(workspace, report, folder)
-    log.info("Workspace: %s", workspace.url)
-    log.info("Report: %s", report.url)
 
 
 def _connect() -> Any:
