@@ -42,20 +42,20 @@ def test_a_run_leaves_its_predictions(sweep: Path) -> None:
 
 def test_a_sweep_is_compared(sweep: Path, tiny_data: Path, tmp_path: Path) -> None:
     finished = run("task=compare", f"runs=[{sweep}]", "task.replicates=200", data=tiny_data, output=tmp_path)
-    assert "weighting=InversePrevalenceWeighting" in finished.stdout
+    assert "weighting=inverse_prevalence" in finished.stdout
     (folder,) = run_dirs(tmp_path, "compare")
     found = rows(folder / "comparison.csv")
     means = {(row["entry"], row["metric"]): row for row in found if row["attribute"] == "(mean)"}
     by_hand = [summary(sweep / str(job))["balanced_accuracy"] for job in range(4)]
-    uniform = float(means["weighting=TaskWeighting", "balanced_accuracy"]["value"])
-    other = means["weighting=InversePrevalenceWeighting", "balanced_accuracy"]
+    uniform = float(means["weighting=uniform", "balanced_accuracy"]["value"])
+    other = means["weighting=inverse_prevalence", "balanced_accuracy"]
     assert uniform == pytest.approx((by_hand[0] + by_hand[2]) / 2, abs=1e-6)
     assert float(other["difference"]) == pytest.approx((by_hand[1] + by_hand[3]) / 2 - uniform, abs=1e-6)
     assert float(other["difference_low"]) <= float(other["difference"]) <= float(other["difference_high"])
     excludes = float(other["difference_low"]) > 0 or float(other["difference_high"]) < 0
     assert (other["verdict"] != "undecided") == excludes and other["seeds"] == "2"
     page = (folder / "comparison.md").read_text()
-    assert "| weighting=TaskWeighting | 2 |" in page and "4 runs" in page
+    assert "| weighting=uniform | 2 |" in page and "4 runs" in page
     assert r"\begin{tabular}" in (folder / "comparison.tex").read_text()
 
 
@@ -140,7 +140,7 @@ def test_a_checkpoint_is_calibrated_anew(
     assert rows(tmp_path / "tested/report/attributes.csv") == rows(folder / "report/attributes.csv")
     given = ["task=compare", f"runs=[{sweep}/0,{folder}]"]
     run_here(*given, data=tiny_data, run_dir=tmp_path / "compared", monkeypatch=monkeypatch)
-    assert "calibration=OptimalCalibrator" in (tmp_path / "compared/comparison.md").read_text()
+    assert "calibration=optimal" in (tmp_path / "compared/comparison.md").read_text()
     assert json.loads((folder / "report" / "summary.json").read_text())["split"] == "test"
 
 

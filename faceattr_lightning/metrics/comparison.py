@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +13,6 @@ from scipy import stats
 Array = NDArray[np.float64]
 
 LOWER_IS_BETTER = ("ece",)
-
-_LEAST_FREEDOM = 4
-"""With fewer degrees of freedom, runs of the same method are called different too often; see the tests."""
 
 
 @dataclass(frozen=True)
@@ -39,32 +37,39 @@ class Estimate:
         return np.where(better, "better", np.where(worse, "worse", "undecided"))
 
 
+Pairing = Literal["none", "seeds", "models"]
+
+
 class Comparison:
     """Entries, each a method with S >= 1 runs that differ in their seed, on one metric.
 
     Two things move a figure: the test images, and the seed of the training. The first is measured by resampling images,
-    the same for all entries; the second by the variance between seeds, which is taken to be the same for all entries
-    and so pooled over them, as in an analysis of variance. Where all entries have the same seeds, a difference is one
-    of runs of the same seed, and what a seed does to all entries alike does not count in it (randomised blocks, from
-    three entries of three seeds, or two of five, on). Both variances together, with the degrees of freedom of Welch and
-    Satterthwaite, give a t interval. Without a second seed in any entry there is only the first: what is compared then
-    are these trained models, not the methods.
+    the same for all entries, and gives a normal interval; the second by the variance between seeds, and gives a t
+    interval. The squares of their halves are added (ours: no smaller than Welch's and Satterthwaite's interval, which
+    calls runs of one method different too often where two or three seeds happen to lie close together; see the tests).
+    Without a second seed in any entry there is only the first: what is compared then are these trained models, not the
+    methods.
+
+    The variance between seeds is taken to be the same for all entries, and so pooled over them, as in an analysis of
+    variance. Where all entries have the same seeds, a difference is one of runs of the same seed, and what a seed does
+    to all entries alike does not count in it (randomised blocks). Where a seed even stands for the same trained model
+    in all entries, which differ in what was made of it, the variance is that of the entries' own figures and
+    differences: nothing makes it the same for all.
 
     Args:
         values: of each entry float (S, R + 1, ...): for each seed the metric on the split as it is, then on R
             resamples.
-        paired: whether each entry has the same seeds, in the same order.
+        pairing: ``none``, or whether each entry has the same ``seeds`` or ``models``, in the same order.
     """
 
-    def __init__(self, values: Sequence[Array], paired: bool = False) -> None:
-        self._means = [entry.mean(axis=0) for entry in values]
-        self._seeds = [len(entry) for entry in values]
-        observed = [entry[:, 0] for entry in values]
-        deviations = [entry - entry.mean(axis=0) for entry in observed]
-        self._within = _Variance.of(np.concatenate(deviations), sum(self._seeds) - len(values))
+    def __init__(self, values: Sequence[Array], pairing: Pairing = "none") -> None:
+        self._values, self._pairing = values, pairing
+        deviations = [entry[:, 0] - entry[:, 0].mean(axis=0) for entry in values]
+        seeds = [len(entry) for entry in values]
+        self._within = _Variance.of(np.concatenate(deviations), sum(seeds) - len(values))
         self._between = self._within
-        blocks = (len(values) - 1) * (self._seeds[0] - 1)
-        if paired and blocks >= _LEAST_FREEDOM:
+        blocks = (len(values) - 1) * (seeds[0] - 1)
+        if pairing == "seeds" and blocks:
             table = np.stack(deviations)
             # What is left without the seed's own effect.
             residuals = (table - table.mean(axis=0)).reshape(-1, *table.shape[2:])
@@ -72,12 +77,22 @@ class Comparison:
 
     def of(self, entry: int, level: float = 0.95) -> Estimate:
         """Return an entry's figure."""
-        return _estimate(self._means[entry], self._within, 1 / self._seeds[entry], level)
+        values = self._values[entry]
+        within = _own_variance(values) if self._pairing == "models" else self._within
+        return _estimate(values.mean(axis=0), within, 1 / len(values), level)
 
     def difference(self, entry: int, reference: int, level: float = 0.95) -> Estimate:
         """Return an entry's figure less the reference's, on the same images."""
-        paired = self._means[entry] - self._means[reference]
-        return _estimate(paired, self._between, 1 / self._seeds[entry] + 1 / self._seeds[reference], level)
+        first, second = self._values[entry], self._values[reference]
+        difference = first.mean(axis=0) - second.mean(axis=0)
+        if self._pairing == "models":
+            return _estimate(difference, _own_variance(first - second), 1 / len(first), level)
+        return _estimate(difference, self._between, 1 / len(first) + 1 / len(second), level)
+
+
+def _own_variance(values: Array) -> _Variance:
+    observed = values[:, 0]
+    return _Variance.of(observed - observed.mean(axis=0), len(values) - 1)
 
 
 @dataclass(frozen=True)
@@ -95,11 +110,10 @@ class _Variance:
 
 def _estimate(values: Array, between_seeds: _Variance, seeds: float, level: float) -> Estimate:
     of_images = values[1:].var(axis=0, ddof=1) if len(values) > 2 else np.full_like(values[0], np.nan)
-    of_seeds = between_seeds.variance * seeds
-    variance = of_images + of_seeds
-    with np.errstate(divide="ignore", invalid="ignore"):
-        freedom = np.where(of_seeds > 0, between_seeds.freedom * (variance / of_seeds) ** 2, np.inf)
-    half = stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(variance)
+    half = stats.norm.ppf((1 + level) / 2) ** 2 * of_images
+    if between_seeds.freedom:
+        half = half + stats.t.ppf((1 + level) / 2, between_seeds.freedom) ** 2 * between_seeds.variance * seeds
+    half = np.sqrt(half)
     return Estimate(values[0], values[0] - half, values[0] + half)
 
 

@@ -20,6 +20,8 @@ METRICS = {
     "ece": "ECE",
 }
 """What is compared, with its heading."""
+SHOWN = [metric for metric in METRICS if not metric.endswith("_at_half")]
+"""What the pages show of it; the table of all is ``comparison.csv``."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ def markdown(title: str, facts: Mapping[str, Any], entries: Sequence[ComparedEnt
     """
     level = f"{100 * facts['level']:g} %"
     resampled = f"{facts['people']:,} people" if facts["people"] else "images"
+    heads = [METRICS[metric] for metric in SHOWN]
     lines = [
         f"# Comparison: {title}",
         "",
@@ -62,26 +65,26 @@ def markdown(title: str, facts: Mapping[str, Any], entries: Sequence[ComparedEnt
         "between the seeds. ECE: lower is better.",
         "",
         *_table(
-            ["entry", "seeds", *METRICS.values()],
-            [[entry.name, str(entry.seeds), *map(_plus_minus, entry.figures.values())] for entry in entries],
+            ["entry", "seeds", *heads],
+            [
+                [entry.name, str(entry.seeds), *(_plus_minus(entry.figures[metric]) for metric in SHOWN)]
+                for entry in entries
+            ],
         ),
         "",
         f"Differences to *{entries[0].name}*, in percentage points, with the {level} interval; a verdict only where it "
         "excludes 0.",
         "",
         *_table(
-            ["entry", *METRICS.values()],
-            [
-                [entry.name, *(_judged(metric, change) for metric, change in entry.differences.items())]
-                for entry in entries[1:]
-            ],
+            ["entry", *heads],
+            [[entry.name, *(_judged(metric, entry.differences[metric]) for metric in SHOWN)] for entry in entries[1:]],
         ),
         "",
         f"Attributes that are decided, with intervals that hold for all {len(names)} attributes at once with {level}:",
         "",
     ]
     for entry in entries[1:]:
-        for metric in METRICS:
+        for metric in SHOWN:
             change = entry.differences_by_attribute[metric]
             verdicts = change.verdict(metric).tolist()
             decided = [
@@ -102,19 +105,20 @@ def tex(title: str, facts: Mapping[str, Any], entries: Sequence[ComparedEntry]) 
     body = []
     for entry in entries:
         cells = [escape(entry.name)]
-        for metric, figure in entry.figures.items():
+        for metric in SHOWN:
+            figure = entry.figures[metric]
             verdict = str(entry.differences[metric].verdict(metric)) if entry.differences else ""
             text = f"{100 * float(figure.value):.2f}"
             half = 50 * float(figure.high - figure.low)
             cells.append(wrap.get(verdict, "%s") % text + rf" $\pm$ {half:.2f}")
         body.append(" & ".join(cells) + r" \\")
-    heading = " & ".join(["", *METRICS.values()])
+    heading = " & ".join(["", *(METRICS[metric] for metric in SHOWN)])
     return "\n".join(
         [
             f"% {title}: {facts['runs']} runs, {facts['images']} images; percent, plus or minus half",
             f"% of the {100 * facts['level']:g} % interval; bold: better than the first row, italic: worse.",
             r"% Needs \usepackage{booktabs}.",
-            r"\begin{tabular}{l" + "r" * len(METRICS) + "}",
+            r"\begin{tabular}{l" + "r" * len(SHOWN) + "}",
             r"\toprule",
             heading + r" \\",
             r"\midrule",

@@ -13,9 +13,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from faceattr_lightning.__main__ import CONF
 from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.metrics.bootstrap import Draws, Values, resampled_metrics
-from faceattr_lightning.metrics.comparison import Comparison, Estimate, simultaneous
+from faceattr_lightning.metrics.comparison import Comparison, Estimate, Pairing, simultaneous
 from faceattr_lightning.metrics.saved_predictions import SavedPredictions
 from faceattr_lightning.report.comparison import METRICS, ComparedEntry, markdown, tex
 from faceattr_lightning.report.files import write_split_csv, write_text
@@ -79,7 +80,10 @@ def compare(
     draws = Draws.of(first.identity, replicates)
     resampled = {run.folder: _resampled(run.saved, draws) for run in runs}
     seeds = [sorted(run.seed for run in members) for members in entries.values()]
-    paired = all(one == seeds[0] for one in seeds)
+    pairing: Pairing = "none"
+    if all(one == seeds[0] for one in seeds):
+        trained = [_without_calibration(members[0].method) for members in entries.values()]
+        pairing = "models" if all(one == trained[0] for one in trained) else "seeds"
     if max(map(len, seeds)) == 1:
         log.warning("One seed each: what is compared are these trained models, not the methods.")
 
@@ -92,7 +96,7 @@ def compare(
             np.stack([resampled[run.folder][metric] for run in sorted(members, key=lambda run: run.seed)])
             for members in entries.values()
         ]
-        single, mean = Comparison(values, paired), Comparison([_mean(entry) for entry in values], paired)
+        single, mean = Comparison(values, pairing), Comparison([_mean(entry) for entry in values], pairing)
         shared = simultaneous(level, attributes)
         for index, entry in enumerate(compared):
             entry.figures[metric] = mean.of(index, level)
@@ -210,13 +214,23 @@ def describe(methods: Sequence[Mapping[str, Any]]) -> list[str]:
         for name, method, own in zip(names, methods, classes, strict=True):
             alike = [other for other, its in zip(methods, classes, strict=True) if its == own]
             if len(set(classes)) > 1:
-                name.append(f"{section}={_last(own or 'none')}")
+                name.append(f"{section}={_option(section, own)}")
             name += [
                 f"{key}={method[key]}"
                 for key in keys
                 if key != target and key in method and any(other.get(key) != method[key] for other in alike)
             ]
     return [", ".join(name) for name in names]
+
+
+def _option(section: str, target: str | None) -> str:
+    """Return the file of conf/ that alone names a class, else the class."""
+    files = [path.stem for path in (CONF / section).glob("*.yaml") if f"_target_: {target}\n" in path.read_text()]
+    return files[0] if len(files) == 1 else _last(target or "none")
+
+
+def _without_calibration(method: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in method.items() if not key.startswith("calibration.")}
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
