@@ -100,8 +100,8 @@ def test_names_say_what_differs() -> None:
     ]
     assert describe(methods) == [
         "calibration=Fixed",
-        "calibration=Optimal, calibration.metric=f1",
-        "calibration=Optimal, calibration.metric=mcc",
+        "calibration=Optimal (metric=f1)",
+        "calibration=Optimal (metric=mcc)",
     ]
 
 

@@ -213,13 +213,15 @@ def describe(methods: Sequence[Mapping[str, Any]]) -> list[str]:
         keys = dict.fromkeys(key for method in methods for key in method if key.startswith(f"{section}."))
         for name, method, own in zip(names, methods, classes, strict=True):
             alike = [other for other, its in zip(methods, classes, strict=True) if its == own]
-            if len(set(classes)) > 1:
-                name.append(f"{section}={_option(section, own)}")
-            name += [
-                f"{key}={method[key]}"
+            differing = [
+                f"{key.removeprefix(f'{section}.')}={method[key]}"
                 for key in keys
                 if key != target and key in method and any(other.get(key) != method[key] for other in alike)
             ]
+            if len(set(classes)) > 1:
+                name.append(f"{section}={_option(section, own)}" + (f" ({', '.join(differing)})" if differing else ""))
+            else:
+                name += [f"{section}.{one}" for one in differing]
     return [", ".join(name) for name in names]
 
 
