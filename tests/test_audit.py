@@ -79,6 +79,7 @@ def changed(
     return folder
 
 
+@pytest.mark.slow
 def test_wrong_labels_come_first(shown: tuple[Path, FaceTable], output: Path, tmp_path: Path) -> None:
     table = shown[1]
     tested = table.rows(Split.TEST)
@@ -146,7 +147,7 @@ def test_wrong_labels_come_first(shown: tuple[Path, FaceTable], output: Path, tm
     assert "Traceback" not in finished.stderr and "Warning" not in finished.stderr, finished.stderr
 
 
-@pytest.mark.parametrize(("split", "devices"), [("validation", 1), ("train", 2)])
+@pytest.mark.parametrize(("split", "devices"), [("validation", 1), pytest.param("train", 2, marks=pytest.mark.slow)])
 def test_every_label_of_a_split_is_ranked_once_and_read_as_it_is(
     split: str, devices: int, shown: tuple[Path, FaceTable], output: Path
 ) -> None:
@@ -169,6 +170,7 @@ def test_every_label_of_a_split_is_ranked_once_and_read_as_it_is(
     assert ("These are training labels" in (run_dir / "audit.html").read_text()) == (split == "train")
 
 
+@pytest.mark.slow
 def test_mistakes_are_told_at_once(output: Path, shown: tuple[Path, FaceTable], tmp_path: Path) -> None:
     keys = ["task.split=training", "task.most=0"]
     finished = run("task=audit", *keys, data=shown[0], output=output, check=False)

@@ -25,7 +25,7 @@ def test_the_models_own_callbacks_come_first() -> None:
     assert ordered[:2] == [model.weighting, model.calibrator] and ordered[2:] == others
 
 
-@pytest.mark.parametrize("every", ["epoch", "4"])
+@pytest.mark.parametrize("every", ["epoch", pytest.param("4", marks=pytest.mark.slow)])
 def test_averaged_weights_keep_the_fitted_thresholds(every: str, tiny_data: Path, tmp_path: Path) -> None:
     average = "++callbacks.average={_target_: lightning.pytorch.callbacks.EMAWeightAveraging, decay: 0.9}"
     weighting = ["weighting=dmm", f"weighting.every={every}"]

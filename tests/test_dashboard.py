@@ -227,6 +227,7 @@ def test_without_an_account_nothing_is_tried(tiny_data: Path, tmp_path: Path, no
     assert all(grid["runSets"][0]["grouping"] == [] for grid in grids(report))
 
 
+@pytest.mark.slow
 def test_wandb_mode_offline_needs_no_task_key(tiny_data: Path, tmp_path: Path) -> None:
     finished = run("task=dashboard", data=tiny_data, output=tmp_path, WANDB_MODE="offline", **NOWHERE)
     specs(tmp_path)
@@ -267,6 +268,7 @@ def test_a_refusal_is_told_and_the_spec_stays(
     assert f"What was to be sent lies in {folder}" in told
 
 
+@pytest.mark.slow
 def test_no_connection_is_told_and_the_spec_stays(tiny_data: Path, tmp_path: Path, no_account: dict[str, str]) -> None:
     finished = run("task=dashboard", data=tiny_data, output=tmp_path, check=False, **{**no_account, **NOWHERE})
     told = finished.stdout + finished.stderr

@@ -78,6 +78,7 @@ def test_testing_on_two_processes_gives_the_same_figures(sweep: Path, tiny_data:
     ).read_text()
 
 
+@pytest.mark.slow
 def test_weights_every_k_steps_are_equal_on_both_processes(tiny_data: Path, tmp_path: Path) -> None:
     """The window's statistics are those of both ranks: as many validation samples as one process would have seen."""
     run(
@@ -96,6 +97,7 @@ def test_weights_every_k_steps_are_equal_on_both_processes(tiny_data: Path, tmp_
     assert last["weighting.loss_count"].tolist() == [12.0] * 40
 
 
+@pytest.mark.slow
 def test_a_sweep_with_joblib_workers(tiny_data: Path, tmp_path: Path) -> None:
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     run(

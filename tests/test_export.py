@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import pytest
 import yaml
 
 from tests.runs import SMALL, run, run_dirs
 
 
+@pytest.mark.slow
 def test_a_trained_checkpoint_is_exported(tiny_data: Path, tmp_path: Path) -> None:
     run(*SMALL, "model=baseline", "trainer.max_epochs=1", data=tiny_data, output=tmp_path)
     keys = ["task.int8=true", "task.calibration_images=6", "task.accuracy=test"]

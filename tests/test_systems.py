@@ -16,7 +16,7 @@ from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.models.mgmtn import read_mask_network
 from faceattr_lightning.tasks.checkpoint import load_model
 from tests.data.writers import write_adience, write_celeba, write_fairface, write_lfwa
-from tests.runs import SMALL, assert_same_state, rows, run, run_dirs, state, summary
+from tests.runs import SMALL, assert_same_state, rows, run, run_dirs, run_here, state, summary
 
 SIZES = {
     "far_amtn": ["model=far_amtn", "model.width=16"],
@@ -38,25 +38,31 @@ def fused_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "model", ["mgmtn", *(pytest.param(name, marks=pytest.mark.slow) for name in SIZES if name != "mgmtn")]
 )
-def test_a_run_goes_on_exactly_and_its_checkpoint_tests_alike(model: str, tiny_data: Path, tmp_path: Path) -> None:
-    three = [*SMALL, *SIZES[model], "trainer.max_epochs=3"]
-    run(*three, data=tiny_data, output=tmp_path / "whole")
-    run(*three, STOP, data=tiny_data, output=tmp_path / "first")
-    (whole,), (first,) = run_dirs(tmp_path / "whole"), run_dirs(tmp_path / "first")
+def test_a_run_goes_on_exactly_and_its_checkpoint_tests_alike(
+    model: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, first, second, tested = (tmp_path / name for name in ("whole", "first", "second", "tested"))
+
+    def here(run_dir: Path, *given: str) -> None:
+        run_here(*given, data=tiny_data, run_dir=run_dir, monkeypatch=monkeypatch)
+
+    three = [*SMALL, *SIZES[model], "trainer.max_epochs=3", "callbacks.progress=null"]
+    here(whole, *three)
+    here(first, *three, STOP)
     assert torch.load(first / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 1
-    run(*three, f"ckpt_path={first}/checkpoints/last.ckpt", data=tiny_data, output=tmp_path / "second")
-    (second,) = run_dirs(tmp_path / "second")
+    here(second, *three, f"ckpt_path={first}/checkpoints/last.ckpt")
     assert_same_state(state(second), state(whole))
     if model == "far_amtn":
         assert len(state(whole)["weighting.weights"].unique()) > 1  # two epochs have passed
-    run("task=test", "ckpt_path=best", data=tiny_data, output=tmp_path / "whole")
-    (tested,) = run_dirs(tmp_path / "whole", "test")
+    here(tested, "task=test", f"ckpt_path={whole}/checkpoints/best.ckpt")
     assert (tested / "report/attributes.csv").read_text() == (whole / "report/attributes.csv").read_text()
     ours, theirs = summary(tested), summary(whole)
-    assert {**ours, "images_per_second": 0} == {**theirs, "images_per_second": 0}
+    measured = {"images_per_second": 0, "peak_memory_mb": 0}
+    assert {**ours, **measured} == {**theirs, **measured}
     assert type(load_model(whole / "checkpoints/best.ckpt")).__name__ == ours["model"]
 
 
+@pytest.mark.slow
 def test_masks_are_trained_first_kept_frozen_and_used_again(tiny_data: Path, tmp_path: Path) -> None:
     given = [*SMALL, *SIZES["mgmtn"], "trainer.max_epochs=1"]
     finished = run(*given, "model.mask_epochs=3", data=tiny_data, output=tmp_path / "one")
@@ -100,6 +106,7 @@ def test_masks_learned_jointly_change(tiny_data: Path, tmp_path: Path) -> None:
     assert len(logged) == 2 and logged[1] < logged[0]
 
 
+@pytest.mark.slow
 def test_mask_pretraining_is_the_same_on_two_processes(tiny_data: Path, tmp_path: Path) -> None:
     """Sixteen samples a step, whoever has them: only the order of additions differs."""
     networks = []
@@ -147,6 +154,7 @@ def test_fused_databases_are_reported_one_by_one(fused_data: Path, tmp_path: Pat
         assert (tested_dir / f"report/{name}.csv").read_text() == (report / f"{name}.csv").read_text()
 
 
+@pytest.mark.slow
 def test_a_member_alone_has_its_own_bias(fused_data: Path, tmp_path: Path) -> None:
     """Alone, LFWA is the first data set; in training it was the second."""
     given = [*SMALL[1:], *SIZES["mtl_cnn"], "data=fused", "data.sets=[celeba,lfwa]", "model.database_bias=true"]
@@ -163,6 +171,7 @@ def test_a_member_alone_has_its_own_bias(fused_data: Path, tmp_path: Path) -> No
         assert [row[metric] for row in alone] == [row[metric] for row in member]
 
 
+@pytest.mark.slow
 def test_other_age_groups_are_no_test(fused_data: Path, tmp_path: Path) -> None:
     write_adience(tmp_path / "data/adience", people=15)
     short = [*SMALL[1:], "model=baseline", "trainer.max_epochs=1"]
