@@ -266,7 +266,7 @@ def test_gradient_norms_are_those_of_the_last_shared_weight() -> None:
         gradient = backbone[2].weight.grad
         assert gradient is not None
         expected.append(float(gradient.norm()))
-    found = gradient_norms(torch.cat([losses(), torch.tensor([math.nan])]), backbone)
+    found = gradient_norms(torch.cat([losses(), torch.tensor([math.nan])]), backbone, lambda gradient: gradient)
     assert found.tolist() == pytest.approx([*expected, 0])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
@@ -92,10 +92,11 @@ class GradNormWeighting(DynamicWeighting):
         if self._graph is None:
             return
         losses, self._graph = self._graph, None
-        norms = gradient_norms(losses, pl_module.network.backbone)  # type: ignore[arg-type]
-        total = trainer.strategy.reduce(norms, reduce_op="mean")
-        assert isinstance(total, Tensor)
-        self._norms = total
+        backbone: Any = pl_module.network.backbone
+        # Of the mean over ranks: the mean of the ranks' norms would be greater, the fewer images a rank has.
+        self._norms = gradient_norms(
+            losses, backbone, lambda gradient: trainer.strategy.reduce(gradient, reduce_op="mean")
+        )
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: AttributeModule, outputs: Any, batch: Any, batch_idx: int
@@ -145,12 +146,13 @@ def gradnorm_weights(first: Tensor, current: Tensor, norms: Tensor, alpha: float
     return weights / weights.mean()
 
 
-def gradient_norms(losses: Tensor, backbone: nn.Module) -> Tensor:
+def gradient_norms(losses: Tensor, backbone: nn.Module, gather: Callable[[Tensor], Any]) -> Tensor:
     """Return the norm of each loss's gradient by the backbone's last weight that any loss depends on, float (U,).
 
     Args:
         losses: float (U,) with their graph, which is kept; NaN where there is none, which has norm 0.
         backbone: the part of the network that the losses share.
+        gather: from this rank's gradient to that of the whole step.
     """
     known = [index for index, loss in enumerate(losses.detach().isnan().tolist()) if not loss]
     norms = torch.zeros_like(losses.detach())
@@ -161,7 +163,7 @@ def gradient_norms(losses: Tensor, backbone: nn.Module) -> Tensor:
         for index in known:
             (gradient,) = torch.autograd.grad(losses[index], weight, retain_graph=True, allow_unused=True)
             if gradient is not None:
-                norms[index] = gradient.norm()
+                norms[index] = gather(gradient).norm()
         break
     return norms
 
