@@ -147,7 +147,8 @@ def test_wrong_labels_come_first(shown: tuple[Path, FaceTable], output: Path, tm
     assert "Traceback" not in finished.stderr and "Warning" not in finished.stderr, finished.stderr
 
 
-@pytest.mark.parametrize(("split", "devices"), [("validation", 1), pytest.param("train", 2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("split", "devices"), [("validation", 1), ("train", 2)])
 def test_every_label_of_a_split_is_ranked_once_and_read_as_it_is(
     split: str, devices: int, shown: tuple[Path, FaceTable], output: Path
 ) -> None:
