@@ -129,7 +129,8 @@ def interval(metric: str, values: NDArray[np.float64], level: float = 0.95) -> t
     """Return a confidence interval's ends, float64 (...).
 
     The percentile interval (Efron, Tibshirani, 1993, chapter 13); of the calibration error the basic one, cut at 0: it
-    is a sum of absolute values, which noise makes greater, in a resample once more than in the split itself.
+    is a sum of absolute values, which noise makes greater, in a resample once more than in the split itself. In small
+    splits that one holds the true value too seldom: 82 % instead of 90 % with 60 people, 87 % with 400 (see the tests).
 
     Args:
         metric: one of `METRICS`.
