@@ -224,7 +224,8 @@ def split_report(
     draws = Draws.of(table.identity[predictions.index.numpy()])
     resampled = resampled_metrics(predictions, model.calibrator.thresholds, prevalence, draws)
     ends = _ends(resampled)
-    mean_ends = {key: float(value) for key, value in _ends(mean_over_attributes(resampled)).items()}
+    means = {name: mean_over_attributes(values) for name, values in resampled.items()}
+    mean_ends = {key: float(value) for key, value in _ends(means).items()}
     thresholds = model.calibrator.thresholds.tolist()
     rows = []
     for column, name in enumerate(model.attribute_names):

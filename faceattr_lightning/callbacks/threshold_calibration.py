@@ -26,7 +26,8 @@ class ThresholdCalibrator(FittedState):
     """Fixed thresholds of 0.5, and the base of every calibrator: a module (thresholds travel with the weights) and a
     callback.
 
-    A calibrator overrides `fit`. It is called after each validation epoch of a training run, never in test. An
+    A calibrator overrides `fit`. It is called after each validation epoch of a training run, and of a validation alone
+    only where `refits` is set; never in test. An
     attribute with fewer than two classes among its validation labels keeps its threshold and its temperature, and is
     named in a warning.
 
@@ -46,6 +47,7 @@ class ThresholdCalibrator(FittedState):
         self.register_buffer("thresholds", torch.full((attributes,), 0.5))
         self.register_buffer("temperatures", torch.ones(attributes))
         self.temperature = temperature
+        self.refits = False
         self._warned = False
 
     def check(self, attribute_names: list[str]) -> None:
@@ -56,7 +58,7 @@ class ThresholdCalibrator(FittedState):
         return self.thresholds
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
-        if fitting(trainer):
+        if fitting(trainer) or self.refits:
             predictions = pl_module.predictions.gather()
             self.calibrate(predictions, pl_module.attribute_names, pl_module.train_prevalence)
             self.remember()

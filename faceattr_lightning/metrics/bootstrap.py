@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -62,11 +64,16 @@ class Draws:
         weights = np.stack([np.ones(count, dtype=np.int64), *drawn]).astype(np.float32)
         return cls(cluster.reshape(-1).astype(np.int64), weights)
 
+    @cached_property
+    def _sorted(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The images cluster by cluster, and where each cluster begins."""
+        order = np.argsort(self.cluster, kind="stable")
+        return order, np.flatnonzero(np.diff(self.cluster[order], prepend=-1))
+
     def sums(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return each resample's sum of values (N, ...), float64 (R + 1, ...)."""
         flat = values.reshape(len(values), -1)
-        order = np.argsort(self.cluster, kind="stable")
-        starts = np.flatnonzero(np.diff(self.cluster[order], prepend=-1))
+        order, starts = self._sorted
         of_clusters = np.add.reduceat(flat[order], starts, axis=0)
         summed = (self.weights @ of_clusters).astype(np.float64)
         return summed.reshape(len(self.weights), *values.shape[1:])
@@ -115,14 +122,12 @@ def _calibration_errors(
     return np.stack(found, axis=1)
 
 
-def mean_over_attributes(values: Values) -> dict[str, NDArray[np.float64]]:
-    """Return each metric's mean over the attributes for which it is defined, (R + 1,)."""
-    means = {}
-    for name, metric in values.items():
-        known = ~np.isnan(metric)
-        with np.errstate(invalid="ignore"):
-            means[name] = np.where(known, metric, 0).sum(axis=1) / known.sum(axis=1)
-    return means
+def mean_over_attributes(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a metric's mean over the attributes for which it is defined, (..., A) to (...)."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        mean: NDArray[np.float64] = np.where(known, values, 0).sum(axis=-1) / known.sum(axis=-1)
+    return mean
 
 
 def interval(metric: str, values: NDArray[np.float64], level: float = 0.95) -> tuple[Tensor, Tensor]:
@@ -140,8 +145,6 @@ def interval(metric: str, values: NDArray[np.float64], level: float = 0.95) -> t
     Returns:
         NaN where the metric is not defined.
     """
-    import torch
-
     known = ~np.isnan(values[0])
     tail = (1 - level) / 2
     ends = np.full((2, *values.shape[1:]), np.nan)

@@ -38,14 +38,14 @@ def calibrate(config: dict[str, Any], ranks: list[Process]) -> None:
         save_config(config, Path(config["paths"]["run_dir"]))
     written = Path(config["paths"]["run_dir"]) / "checkpoints" / "best.ckpt"
     with make_trainer(config, model, ranks) as trainer:
+        # Before the report is told of the validation.
+        model.calibrator.refits = True
         trainer.validate(model, datamodule=datamodule, verbose=False)
-        model.calibrator.calibrate(model.predictions.gather(), model.attribute_names, model.train_prevalence)
         if trainer.is_global_zero:
             write_calibrated(path, written, model)
         trainer.strategy.barrier()
         log.info("Calibrated: %s", written)
-        for evaluate in (trainer.validate, trainer.test):
-            evaluate(model, datamodule=datamodule, ckpt_path=written, weights_only=True, verbose=False)
+        trainer.test(model, datamodule=datamodule, ckpt_path=written, weights_only=True, verbose=False)
 
 
 def write_calibrated(source: Path, path: Path, model: AttributeModule) -> None:

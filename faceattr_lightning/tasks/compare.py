@@ -15,7 +15,7 @@ from rich.table import Table
 
 from faceattr_lightning.__main__ import CONF
 from faceattr_lightning.errors import ConfigError
-from faceattr_lightning.metrics.bootstrap import Draws, Values, resampled_metrics
+from faceattr_lightning.metrics.bootstrap import Draws, Values, mean_over_attributes, resampled_metrics
 from faceattr_lightning.metrics.comparison import Comparison, Estimate, Pairing, simultaneous
 from faceattr_lightning.metrics.saved_predictions import SavedPredictions
 from faceattr_lightning.report.comparison import METRICS, ComparedEntry, markdown, tex
@@ -96,7 +96,10 @@ def compare(
             np.stack([resampled[run.folder][metric] for run in sorted(members, key=lambda run: run.seed)])
             for members in entries.values()
         ]
-        single, mean = Comparison(values, pairing), Comparison([_mean(entry) for entry in values], pairing)
+        single, mean = (
+            Comparison(values, pairing),
+            Comparison([mean_over_attributes(entry) for entry in values], pairing),
+        )
         shared = simultaneous(level, attributes)
         for index, entry in enumerate(compared):
             entry.figures[metric] = mean.of(index, level)
@@ -248,14 +251,6 @@ def _last(target: str) -> str:
 
 def _resampled(saved: SavedPredictions, draws: Draws) -> Values:
     return resampled_metrics(saved.predictions, saved.thresholds, saved.train_prevalence, draws)
-
-
-def _mean(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return the mean over the attributes for which a metric is defined, (..., A) to (...)."""
-    known = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        mean: np.ndarray[Any, np.dtype[np.float64]] = np.where(known, values, 0).sum(axis=-1) / known.sum(axis=-1)
-    return mean
 
 
 def _rows(entry: ComparedEntry, metric: str, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -103,13 +103,19 @@ def test_pixels_agree_with_pillow(root: Path, tmp_path: Path) -> None:
         assert np.abs(found[row] - expected).max() <= 1
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"format": "PNG"}])
+# PNG has no CMYK.
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        (mode, options)
+        for mode in ("RGB", "L", "CMYK")
+        for options in ({}, {"progressive": True}, {"subsampling": 0}, {"format": "PNG"})
+        if (mode, options) != ("CMYK", {"format": "PNG"})
+    ],
+)
 def test_jpegs_of_every_kind_decode_as_by_pillow(
     root: Path, tmp_path: Path, mode: str, options: dict[str, Any]
 ) -> None:
-    if mode == "CMYK" and options.get("format") == "PNG":
-        pytest.skip("PNG has no CMYK")
     path = next((root / "img_align_celeba").iterdir())
     image = Image.open(path).convert(mode)
     image.save(path, **{"format": "JPEG", **options})

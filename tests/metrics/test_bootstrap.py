@@ -56,7 +56,7 @@ def test_what_is_not_defined_has_no_interval() -> None:
     assert low[:2].isnan().all() and high[:2].isnan().all() and low[2] < high[2]
     low, _ = interval("accuracy", found["accuracy"])
     assert low.isnan().tolist() == [True, False, False]
-    assert np.isfinite(mean_over_attributes(found)["balanced_accuracy"]).all()
+    assert np.isfinite(mean_over_attributes(found["balanced_accuracy"])).all()
 
 
 def simulate(rng: np.random.Generator, people: int, images: int) -> tuple[Predictions, np.ndarray]:

@@ -47,10 +47,15 @@ class TaskWeighting(FittedState):
             terms: the other losses, scalars; those that are no task of the model, such as a regulariser, keep
                 weight 1.
         """
-        weighted = {"attributes": (self.weights * attribute_losses).sum()}
+        of_attributes, of_tasks = self.current()
+        weighted = {"attributes": (of_attributes * attribute_losses).sum()}
         for name, term in terms.items():
-            weighted[name] = self.task_weights[self.tasks.index(name)] * term if name in self.tasks else term
+            weighted[name] = of_tasks[self.tasks.index(name)] * term if name in self.tasks else term
         return weighted
+
+    def current(self) -> tuple[Tensor, Tensor]:
+        """Return the weights that the loss is made with: those of the attributes, (A,), and of the tasks, (T,)."""
+        return self.weights, self.task_weights
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimiser's groups of what the strategy learns by gradient."""
@@ -118,10 +123,10 @@ class Units(nn.Module):
             raise ConfigError(problems)
         self.over, self.floor, self.ceiling = over, floor, ceiling
         columns = {"attribute": list(range(attributes)), "group": list(group_of), "task": [0] * attributes}[over]
-        self.tasks = len(tasks) if over == "task" else 0
+        self.tasks = len(tasks)
         # No state: they follow from the model.
         self.register_buffer("of_attribute", torch.tensor(columns), persistent=False)
-        sizes = torch.ones(1 + self.tasks) if over == "task" else torch.tensor(columns).bincount()
+        sizes = torch.ones(1 + len(tasks)) if over == "task" else torch.tensor(columns).bincount()
         self.register_buffer("sizes", sizes.double(), persistent=False)
 
     def __len__(self) -> int:
@@ -142,16 +147,16 @@ class Units(nn.Module):
             attribute_losses: float (A,), NaN where not known.
             task_losses: float (T,), NaN where the task has none.
         """
-        own = len(self) - self.tasks
+        own = 1 if self.over == "task" else len(self)
         known = ~attribute_losses.isnan()
         sums = attribute_losses.new_zeros(own).index_add(0, self.of_attribute, attribute_losses.nan_to_num())
         counts = attribute_losses.new_zeros(own).index_add(0, self.of_attribute, known.to(attribute_losses))
-        return torch.cat([sums / counts, task_losses[: self.tasks].to(sums)])
+        return torch.cat([sums / counts, task_losses[: len(self) - own].to(sums)])
 
     def split(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Return each attribute's weight (A,) and each task's (T,) of the units' (U,); tasks that are no unit: 1."""
-        own = len(self) - self.tasks
-        return weights[self.of_attribute], weights[own:]
+        of_tasks = weights[1:] if self.over == "task" else weights.new_ones(self.tasks)
+        return weights[self.of_attribute], of_tasks
 
 
 class DynamicWeighting(TaskWeighting):
@@ -200,8 +205,7 @@ class DynamicWeighting(TaskWeighting):
         self.unit_weights.copy_(self.units.normalise(mixed))
         of_attributes, of_tasks = self.units.split(self.unit_weights)
         self.weights.copy_(of_attributes)
-        if self.units.tasks:
-            self.task_weights.copy_(of_tasks)
+        self.task_weights.copy_(of_tasks)
 
 
 class TrainingLosses(nn.Module):

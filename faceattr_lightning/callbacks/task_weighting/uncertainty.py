@@ -58,29 +58,21 @@ class UncertaintyWeighting(TaskWeighting):
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": [self.log_variance], "lr": self.lr, "weight_decay": 0.0}]
 
-    def bounded(self) -> Tensor:
-        """Return the log-variances, float32 (U,), at which weights are between floor and ceiling."""
-        low, high = (math.log(value) if value > 0 else -math.inf for value in (self.units.floor, self.units.ceiling))
-        return self.log_variance.clamp(-high, -low)
+    def current(self) -> tuple[Tensor, Tensor]:
+        low, high = (math.log(bound) if bound > 0 else -math.inf for bound in (self.units.floor, self.units.ceiling))
+        return self.units.split((-self.log_variance).clamp(low, high).exp())
 
     def weigh(self, attribute_losses: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        of_attributes, of_tasks = self.units.split(self.bounded())
-        weighted = {"attributes": ((-of_attributes).exp() * attribute_losses).sum()}
-        regulariser = of_attributes.sum()
-        for name, term in terms.items():
-            if self.units.tasks and name in self.tasks:
-                log_variance = of_tasks[self.tasks.index(name)]
-                weighted[name] = (-log_variance).exp() * term
-                regulariser = regulariser + log_variance
-            else:
-                weighted[name] = term
-        return {**weighted, "uncertainty": regulariser / 2}
+        of_attributes, of_tasks = self.current()
+        present = [of_tasks[place] for place, name in enumerate(self.tasks) if name in terms]
+        # s_j = -log w_j
+        log_variances = -torch.cat([of_attributes, *(weight.reshape(1) for weight in present)]).log()
+        return {**super().weigh(attribute_losses, terms), "uncertainty": log_variances.sum() / 2}
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: AttributeModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         with torch.no_grad():
-            of_attributes, of_tasks = self.units.split((-self.bounded()).exp())
+            of_attributes, of_tasks = self.current()
             self.weights.copy_(of_attributes)
-            if self.units.tasks:
-                self.task_weights.copy_(of_tasks)
+            self.task_weights.copy_(of_tasks)
