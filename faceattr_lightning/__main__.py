@@ -14,17 +14,21 @@ from omegaconf import DictConfig
 
 from faceattr_lightning.config import check_command_line
 from faceattr_lightning.errors import FaceAttrError
+from faceattr_lightning.going_on import SweepRecord
+
+# Hydra looks for its plugins in the namespace package hydra_plugins, wherever that is on the path.
+sys.path.append(str(Path(__file__).resolve().parent / "plugins"))
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def run(cfg: DictConfig) -> None:
-    """Run one job: check its configuration, then hand it to its task."""
+def run(cfg: DictConfig) -> float | None:
+    """Run one job: check its configuration, then hand it to its task; return what a search makes as good as it can."""
     from faceattr_lightning.tasks.job import run_job
 
     try:
-        run_job(cfg)
+        return run_job(cfg)
     except FaceAttrError as error:
         # Hydra prints a CompactHydraException as its message alone and exits with 1, in sweeps and their workers too.
         raise CompactHydraException(str(error)) from None
@@ -38,10 +42,16 @@ def main() -> None:
             "faceattr-lightning; the installed package is a library."
         )
     try:
-        check_command_line(sys.argv[1:], CONF)
+        sys.argv += check_command_line(sys.argv[1:], CONF)
     except FaceAttrError as error:
         sys.exit(str(error))
-    run()
+    try:
+        run()
+    finally:
+        if SweepRecord.folder is not None:
+            from faceattr_lightning.tasks.collect import collect_sweep
+
+            collect_sweep(SweepRecord.folder)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,8 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from faceattr_lightning.attributes import CELEBA_ATTRIBUTES, GENDER, resolve_attributes, resolve_groups
 from faceattr_lightning.errors import ConfigError, DataError, did_you_mean
-from faceattr_lightning.instantiate import build, locate
+from faceattr_lightning.going_on import folder_overrides
+from faceattr_lightning.instantiate import build, build_profiler, locate
 
 Config = Mapping[str, Any]
 
@@ -48,7 +49,7 @@ _MOST_JOBS = 20
 _LOCAL_LAUNCHERS = ("BasicLauncher", "JoblibLauncher")
 
 
-def check_command_line(arguments: Sequence[str], conf: Path) -> None:
+def check_command_line(arguments: Sequence[str], conf: Path) -> list[str]:
     """Check groups, their options and keys of a command line, and that the output folder can be made.
 
     A sweep is also put through `validate`, each of its values once (up to a limit), so that it does not fail after
@@ -59,6 +60,9 @@ def check_command_line(arguments: Sequence[str], conf: Path) -> None:
         arguments: as in ``sys.argv[1:]``.
         conf: the folder of the configuration.
 
+    Returns:
+        what has to be added to the command line, see `folder_overrides`.
+
     Raises:
         ConfigError: every problem; if there is one here, then also what `validate` finds in the first job.
     """
@@ -66,7 +70,7 @@ def check_command_line(arguments: Sequence[str], conf: Path) -> None:
     shows = flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion
     elsewhere = flags.config_path or flags.config_dir or flags.experimental_rerun
     if shows or elsewhere or any(argument.startswith("hydra.searchpath=") for argument in flags.overrides):
-        return
+        return []
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         checker = _CommandLine(flags.config_name or "config", flags.multirun)
         problems, config = checker.check(flags.overrides)
@@ -82,8 +86,9 @@ def check_command_line(arguments: Sequence[str], conf: Path) -> None:
             elif checker.multirun and config.hydra.launcher._target_.endswith(_LOCAL_LAUNCHERS):
                 for one in checker.jobs():
                     problems += _problems_of_job(one)
-    if problems:
-        raise ConfigError(list(dict.fromkeys(problems)))
+        if problems:
+            raise ConfigError(list(dict.fromkeys(problems)))
+        return folder_overrides(config, checker.multirun, flags.overrides) if config else []
 
 
 class _CommandLine:
@@ -348,6 +353,8 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "images": str | None,
         "runs": list[str] | None,
         "keep_freed_memory": bool,
+        "strict_resume": bool,
+        "sweep": _Node,
         "task": _Node,
         "model": _Node,
         "backbone": _Node,
@@ -361,8 +368,13 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "paths": _Node,
     },
     "paths": {"output_dir": str, "run_dir": str, "cache_dir": str},
+    "sweep": {"resume": bool},
     "backbone": {"name": str, "pretrained": bool | str, "freeze": int | Literal["all"], "channels_last": bool},
-    "model.schedule": {"name": Literal["one_cycle", "cosine", "constant"], "warmup": float},
+    "model.schedule": {
+        "name": Literal["one_cycle", "cosine", "constant"],
+        "warmup": float,
+        "batch_rule": Literal["none", "sqrt", "linear"],
+    },
 }
 """The keys of the parts that are no call and their types; required are those that may not be None."""
 
@@ -394,7 +406,7 @@ INJECTED: dict[str, tuple[str, ...]] = {
 REQUIRED: dict[str, tuple[str, ...]] = {"trainer": ("accelerator", "devices", "num_nodes", "strategy", "precision")}
 """The arguments that the program reads from a call's node, whatever their defaults."""
 
-CHOSEN: dict[str, dict[str, Any]] = {"trainer": {"precision": Literal["auto"]}}
+CHOSEN: dict[str, dict[str, Any]] = {"trainer": {"precision": Literal["auto"], "profiler": _Node}}
 """Values of a call's arguments for which the program puts in another one."""
 
 RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
@@ -643,6 +655,7 @@ def check_trainer(config: Config) -> Iterator[str]:
                 warnings.simplefilter("ignore")
                 precision = None if node["precision"] == AUTO else node["precision"]
                 chosen = {"accelerator": accelerator, "strategy": strategy, "precision": precision}
+                chosen["profiler"] = build_profiler(node)
                 build(node, **chosen, callbacks=made, logger=False)
         finally:
             logging.disable(logging.NOTSET)
@@ -665,11 +678,10 @@ def check_batch(config: Config) -> Iterator[str]:
 
 def check_checkpoint(config: Config) -> Iterator[str]:
     """Check that there is the checkpoint that ``ckpt_path`` means, and that it is one."""
-    from faceattr_lightning.tasks.checkpoint import newest_checkpoint, read_checkpoint
+    from faceattr_lightning.tasks.checkpoint import checkpoint_to_go_on_from, read_checkpoint
 
-    ckpt_path, output_dir = _get(config, "ckpt_path"), _get(config, "paths.output_dir")
-    if isinstance(ckpt_path, str) and isinstance(output_dir, str):
-        yield from _attempt("ckpt_path", lambda: read_checkpoint(newest_checkpoint(ckpt_path, output_dir)))
+    if isinstance(_get(config, "ckpt_path"), str) and _matches(_get(config, "paths"), dict[str, str]):
+        yield from _attempt("ckpt_path", lambda: read_checkpoint(checkpoint_to_go_on_from(config)))
 
 
 def check_packages(config: Config) -> Iterator[str]:

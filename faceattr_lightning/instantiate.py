@@ -37,3 +37,9 @@ def build(node: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
     """
     values = {key: value for key, value in node.items() if key != "_target_"}
     return locate(node["_target_"])(*args, **{**values, **kwargs})
+
+
+def build_profiler(trainer: Mapping[str, Any]) -> Any:
+    """Return what a Trainer's node says of its profiler, built if it is a node."""
+    profiler = trainer.get("profiler")
+    return build(profiler) if isinstance(profiler, Mapping) else profiler

@@ -9,7 +9,6 @@ leaves the environment as it found it.
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -33,6 +32,7 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 from lightning.pytorch.utilities import rank_zero_only
 
 from faceattr_lightning.errors import ConfigError
+from faceattr_lightning.processes import is_first_process, quote
 
 Process = subprocess.Popen[bytes]
 
@@ -143,23 +143,9 @@ def rank_command(local_rank: int, ckpt_path: str | None = None) -> list[str]:
     ]
 
 
-def quote(value: str) -> str:
-    """Return a value as a quoted string of Hydra's grammar, so that spaces, ``=``, commas and braces stay part of
-    it.
-    """
-    # Backslashes stand for themselves, except before a quote and at the end, where each has to be doubled.
-    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
-    return f"'{escaped}'"
-
-
 def _python_path() -> str:
     package_parent = str(Path(__file__).resolve().parent.parent)
     return os.pathsep.join([package_parent, *filter(None, [os.environ.get("PYTHONPATH")])])
-
-
-def is_launched_rank() -> bool:
-    """Return whether this process was started as a rank other than the first on its machine."""
-    return int(os.environ.get("LOCAL_RANK", "0")) > 0
 
 
 def is_one_of_several_machines() -> bool:
@@ -191,6 +177,12 @@ def choose_strategy(
             [f"trainer.strategy: '{strategy}' starts processes in a way that Hydra jobs can't share; use auto or ddp."]
         )
     return strategy
+
+
+def process_count(trainer: dict[str, Any]) -> int:
+    """Return how many processes a Trainer's node asks for, on all machines."""
+    accelerator = choose_accelerator(trainer["accelerator"])
+    return int(trainer["num_nodes"]) * _device_count(trainer["devices"], accelerator)
 
 
 def _device_count(devices: Any, accelerator: str) -> int:
@@ -260,5 +252,5 @@ def distributed_job() -> Iterator[list[Process]]:
                 os.environ[name] = value
         torch.set_num_threads(threads)
         # Lightning keeps the rank on a function; the next job of this process is rank 0 until told otherwise.
-        if not is_launched_rank() and not LightningEnvironment().creates_processes_externally:
+        if is_first_process() and not LightningEnvironment().creates_processes_externally:
             rank_zero_only.rank = 0  # type: ignore[attr-defined]

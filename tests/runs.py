@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from lightning import Callback, LightningModule, Trainer
 from omegaconf import OmegaConf, open_dict
 from torch import Tensor
 
-from faceattr_lightning.strategy import quote
+from faceattr_lightning.processes import quote
 from faceattr_lightning.tasks.job import run_job
 
 ROOT = Path(__file__).parents[1]
@@ -111,3 +112,36 @@ class StopAfter(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.should_stop = trainer.current_epoch >= self.epoch
+
+
+class Kill(Callback):
+    """Kills the process as SIGKILL from outside would, at a moment that is named.
+
+    Args:
+        at: a hook of a callback; or ``before <file>`` or ``after <file>``, when a file takes its place.
+        count: at the how manieth time.
+        sent: the signal.
+    """
+
+    def __init__(self, at: str, count: int = 1, sent: int = signal.SIGKILL) -> None:
+        self.at, self.left, self.sent = at, count, sent
+        when, _, name = at.partition(" ")
+        if name:
+            replace = os.replace
+
+            def replaced(source: Any, target: Any, **options: Any) -> None:
+                chosen = Path(target).name == name
+                if chosen and when == "before":
+                    self._strike()
+                replace(source, target, **options)
+                if chosen and when == "after":
+                    self._strike()
+
+            os.replace = replaced
+        else:
+            setattr(self, at, lambda *_: self._strike())
+
+    def _strike(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.sent)

@@ -41,7 +41,11 @@ def test_a_sweep_leaves_one_folder_per_job_and_no_ghost(sweep: Path) -> None:
     (folder,) = (sweep / "multirun").iterdir()
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["0", "1"]
     for job in ("0", "1"):
-        assert {path.name for path in (folder / job / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+        assert {path.name for path in (folder / job / "checkpoints").iterdir()} == {
+            "best.ckpt",
+            "last.ckpt",
+            "previous.ckpt",
+        }
         assert summary(folder / job)["support"] == 24
         assert len([row for row in rows(folder / job / "metrics.csv") if row.get("val/accuracy")]) == 2
 

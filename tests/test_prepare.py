@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from faceattr_lightning.strategy import quote
+from faceattr_lightning.processes import quote
 from tests.data.writers import write_celeba, write_lfwa
 from tests.runs import SMALL, run, run_dirs, summary
 

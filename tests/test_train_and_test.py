@@ -15,7 +15,7 @@ from faceattr_lightning.attributes import CELEBA_ATTRIBUTES
 from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.models.dmm_cnn import DMMCNN
 from faceattr_lightning.models.module import CHECKPOINT_KEY
-from faceattr_lightning.strategy import quote
+from faceattr_lightning.processes import quote
 from faceattr_lightning.tasks.checkpoint import load_model
 from tests.runs import SMALL, SMALL_DMM, assert_same_state, rows, run, run_dirs, state, summary
 
@@ -62,7 +62,7 @@ def read_labels(data: Path) -> dict[int, list[list[int]]]:
 
 
 def test_the_run_folder(trained: Path, tiny_data: Path) -> None:
-    assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "previous.ckpt"}
     config = yaml.safe_load((trained / "config.yaml").read_text())
     assert config["data"]["image_size"] == 64 and config["paths"]["run_dir"] == str(trained)
     assert "${" not in (trained / "config.yaml").read_text()

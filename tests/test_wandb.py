@@ -221,7 +221,7 @@ def test_a_resumed_run_goes_on_and_only_the_first_rank_logs(
     sweep: Path, logged: OfflineRun, tiny_data: Path, tmp_path: Path
 ) -> None:
     last = f"ckpt_path={sweep}/1/checkpoints/last.ckpt"
-    overrides = [last, "seed=1", "trainer.max_epochs=2", "trainer.devices=2"]
+    overrides = [last, "seed=1", "trainer.max_epochs=2", "trainer.devices=2", "data.batch_size=4"]
     run(*BASELINE, "logger=wandb", *overrides, data=tiny_data, output=tmp_path, **offline(tmp_path))
     (job,) = run_dirs(tmp_path)
     (resumed,) = offline_runs(job)

@@ -57,6 +57,10 @@ class ProgressiveResizing(Callback):
         wanted = full * (self.start + (1 - self.start) * progress)
         return min(full, max(_LEAST, self.multiple * math.ceil(wanted / self.multiple - 1e-9)))
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A run that goes on inside an epoch begins without `on_train_epoch_start`.
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         datamodule: FaceDataModule = trainer.datamodule  # type: ignore[attr-defined]
         datamodule.train_size = self.size(trainer.current_epoch, self._epochs(trainer), datamodule.image_size)

@@ -200,6 +200,7 @@ class Report(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 log_report(logger, data)
+                logger.experiment.summary.update(model.training_facts)
         self._written = (data, page)
 
     def teardown(self, trainer: Trainer, pl_module: AttributeModule, stage: str) -> None:  # type: ignore[override]
@@ -299,7 +300,7 @@ def _undefined(vector: torch.Tensor, names: list[str]) -> list[str]:
 
 
 def run_facts(model: AttributeModule, checkpoint: str) -> dict[str, Any]:
-    """Return what a summary says of the run besides its figures."""
+    """Return what a summary says of the run besides its figures; an old checkpoint has no `TRAINING_FACTS`."""
     config = model.run_config
     return {
         "model": type(model).__name__,
@@ -310,6 +311,7 @@ def run_facts(model: AttributeModule, checkpoint: str) -> dict[str, Any]:
         "git_commit": git_commit(),
         "seed": config["seed"],
         "version": faceattr_lightning.__version__,
+        **model.training_facts,
     }
 
 

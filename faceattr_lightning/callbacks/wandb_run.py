@@ -5,21 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 
 from faceattr_lightning.errors import ConfigError
-
-
-class RunWandbLogger(WandbLogger):
-    """A `WandbLogger` whose artifact ``best`` is the best checkpoint, where ``log_model`` asks for artifacts.
-
-    Lightning also gives that alias to a checkpoint that no metric monitors, such as the last one.
-    """
-
-    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
-        if checkpoint_callback.monitor is not None:
-            super().after_save_checkpoint(checkpoint_callback)
 
 
 def start_run(logger: WandbLogger, config: dict[str, Any]) -> None:

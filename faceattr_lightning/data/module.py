@@ -24,6 +24,7 @@ from faceattr_lightning.data.dataset import CroppedSource, FaceDataset, FaceSour
 from faceattr_lightning.data.order import EpochOrder, Mix
 from faceattr_lightning.data.prepared import PackedImages, Prepared, PreparedSource, prepare
 from faceattr_lightning.data.preprocessing import Preprocessing, check_crop, resize
+from faceattr_lightning.data.splits import stratified_order
 from faceattr_lightning.data.table import FaceTable, Split
 from faceattr_lightning.errors import ConfigError, DataError
 
@@ -52,6 +53,20 @@ class FileOptions(TypedDict, total=False):
     cache_dir: str | None
 
 
+class FaceLoader(DataLoader[Batch]):
+    """A loader in which training can go on inside an epoch.
+
+    Where it goes on is no state of the loader: a worker has fetched more than was trained on. The Trainer knows it, and
+    `FaceDataModule.first_step` says it. Lightning asks for the two methods before it goes on inside an epoch.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to do."""
+
+
 class FaceDataModule(LightningDataModule, ABC):
     """Base of the data modules: a subclass says how its annotations are read and, if not from files, its images.
 
@@ -66,7 +81,7 @@ class FaceDataModule(LightningDataModule, ABC):
         num_workers: loader processes per training process; ``None`` takes none on CPU, where the network keeps every
             core busy, and up to eight beside a GPU.
         attributes: the attributes to learn, in this order; ``None`` takes all.
-        train_fraction: share of the training split to use, in (0, 1]; a smaller share is part of a larger one.
+        train_fraction: share of the training split to use, in (0, 1], stratified; a smaller share is part of a larger.
         on_bad_image: ``error`` stops before training, ``skip`` leaves the image out and lists it.
         augmentation: the fields of `Augmentation`; ``None`` or an empty mapping trains on the plain crop.
         seed: of order, augmentation and subset.
@@ -119,11 +134,12 @@ class FaceDataModule(LightningDataModule, ABC):
         self.landmark_file = landmark_file
         self.prepared = prepared
         self.cache_dir = Path(cache_dir or os.environ.get(CACHE_ENVIRONMENT_VARIABLE, DEFAULT_CACHE)).expanduser()
-        self.first_epoch = 0
-        """The epoch that training goes on with: workers fetch ahead before Lightning says which one it is."""
+        self.first_step = (0, 0)
+        """The epoch, and the step in it, that training goes on with."""
         self.train_size: int | None = None
         """Height and width of the training images in pixels, where they are not to be ``image_size``."""
         self._table: FaceTable | None = None
+        self._train_rows: NDArray[np.int64] | None = None
         self._store: ImageStore | None = None
         self._packed: PackedImages | None = None
 
@@ -239,13 +255,19 @@ class FaceDataModule(LightningDataModule, ABC):
             return torch.from_numpy((counts / counts.sum()).astype(np.float32))
 
     def train_rows(self) -> NDArray[np.int64]:
-        """Return the table's rows to train on, int64 (n,): the training split, or `train_fraction` of it."""
+        """Return the table's rows to train on, int64 (n,): the training split, or `train_fraction` of it, with about
+        the whole's shares of `FaceTable.all_slices`, that is of the attributes to learn too.
+        """
         rows = self.table.rows(Split.TRAIN)
         if not 0 < self.train_fraction <= 1:
             raise ConfigError([f"data.train_fraction: expected a share in (0, 1], found {self.train_fraction}."])
         kept = max(1, round(self.train_fraction * len(rows)))
-        order = np.random.Generator(np.random.Philox(key=[self.seed, 0x7261696E])).permutation(len(rows))
-        return np.sort(rows[order[:kept]])
+        if kept == len(rows):
+            return rows
+        if self._train_rows is None:
+            divisions = [part.code[rows] for part in self.table.all_slices().values()]
+            self._train_rows = np.sort(rows[stratified_order(divisions, kept, self.seed)])
+        return self._train_rows
 
     def mix(self, rows: NDArray[np.int64]) -> Mix | None:
         """Return how much of an epoch each part of the training split gets; ``None`` for every row once.
@@ -301,12 +323,14 @@ class FaceDataModule(LightningDataModule, ABC):
             split=split.name.lower(),
             mix=self.mix(dataset.rows) if split is Split.TRAIN else None,
         )
-        order.set_epoch(self.first_epoch)
+        if split is Split.TRAIN:
+            # Not only by Lightning, which says so after workers have begun to fetch.
+            order.begin_at(*self.first_step)
         gpu = torch.cuda.is_available()
         workers = self.num_workers
         if workers is None:
             workers = min(8, (os.cpu_count() or 1) // max(1, torch.cuda.device_count())) if gpu else 0
-        return DataLoader(
+        return FaceLoader(
             dataset,
             batch_size=None,
             sampler=order,

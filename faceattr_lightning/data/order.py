@@ -83,6 +83,7 @@ class EpochOrder(Sampler[BatchRequest]):
         self.rank, self.world_size = rank, world_size
         self.mix = mix
         self.epoch = 0
+        self._begin = (0, 0)
         needed = batch_size * world_size if training else world_size
         if count < needed:
             raise ConfigError(
@@ -97,6 +98,10 @@ class EpochOrder(Sampler[BatchRequest]):
         """Choose the epoch of the next iteration; Lightning calls it."""
         self.epoch = epoch
 
+    def begin_at(self, epoch: int, step: int) -> None:
+        """Leave out the first steps of one epoch, which are done; its length stays that of the whole epoch."""
+        self.epoch, self._begin = epoch, (epoch, step)
+
     def __len__(self) -> int:
         per_step = self.batch_size * self.world_size
         if self.training:
@@ -109,7 +114,8 @@ class EpochOrder(Sampler[BatchRequest]):
             order = self._shuffled(np.random.Generator(np.random.Philox(key=[self.seed, self.epoch])))
         else:
             order = np.arange(self.count, dtype=np.int64)
-        for step in range(len(self)):
+        epoch, first = self._begin
+        for step in range(first if self.epoch == epoch else 0, len(self)):
             start, stop = self._bounds(step)
             positions = np.arange(start, stop, dtype=np.int64)
             yield BatchRequest(order[positions], positions, self.epoch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -32,7 +33,10 @@ from faceattr_lightning.models.output import Output
 if TYPE_CHECKING:
     from faceattr_lightning.data.module import FaceDataModule
 
+log = logging.getLogger(__name__)
+
 CHECKPOINT_KEY = "faceattr_lightning"
+TRAINING_FACTS = ("effective_batch_size", "learning_rate")
 
 UNIFORM = {"_target_": "faceattr_lightning.callbacks.task_weighting.TaskWeighting"}
 FIXED = {"_target_": "faceattr_lightning.callbacks.threshold_calibration.ThresholdCalibrator"}
@@ -54,12 +58,13 @@ class AttributeModule(LightningModule):
         weighting: node of a `TaskWeighting`; ``None`` weighs attributes alike.
         calibration: node of a `ThresholdCalibrator`; ``None`` keeps 0.5.
         optimizer: node of a torch optimiser.
-        schedule: ``name`` one of one_cycle, cosine, constant, and ``warmup`` as a share of all steps in [0, 1).
+        schedule: ``name`` one of one_cycle, cosine, constant; ``warmup`` as a share of all steps in [0, 1); and
+            ``batch_rule``, see `batch_factor`.
         age_groups: G names of age groups, youngest first, if the data has any; they are learned beside the attributes.
         tasks: which of the `extra_losses` are tasks of their own, for a weighting over tasks.
 
     Raises:
-        ConfigError: groups that do not cover the attributes, or an unknown schedule.
+        ConfigError: groups that do not cover the attributes, or an unknown schedule or rule.
     """
 
     backbone_needs: ClassVar[Literal["map", "scales", "blocks"]] = "map"
@@ -95,11 +100,12 @@ class AttributeModule(LightningModule):
         self.weighting: TaskWeighting = build(weighting or UNIFORM, len(self.attribute_names), group_of, tasks)
         self.calibrator = self.make_calibrator(calibration or FIXED)
         self.optimizer_node = optimizer or ADAMW
-        self.schedule: dict[str, Any] = schedule or ONE_CYCLE
+        self.schedule: dict[str, Any] = {"batch_rule": "none", **(schedule or ONE_CYCLE)}
         if self.schedule["name"] not in ("one_cycle", "cosine", "constant"):
             raise ConfigError(
                 [f"model.schedule.name: expected one_cycle, cosine or constant, found '{self.schedule['name']}'."]
             )
+        batch_factor(self.schedule["batch_rule"], 1)
         self.register_buffer("train_prevalence", torch.full((len(self.attribute_names),), torch.nan))
         self.register_buffer("train_age_groups", torch.full((len(self.age_groups),), torch.nan))
         self.predictions = PredictionStore()
@@ -107,6 +113,8 @@ class AttributeModule(LightningModule):
         self._count = 0
         self.run_config: dict[str, Any] = {}
         """The run's whole configuration as plain data; stands in the checkpoint."""
+        self.training_facts: dict[str, float] = {}
+        """`TRAINING_FACTS`, once known: over all processes and accumulated steps, and at the schedule's peak."""
 
     def make_backbone(self, backbone: dict[str, Any]) -> Backbone:
         """Make the backbone that a node (``name``, ``freeze``, ``channels_last``) names, with random weights."""
@@ -190,11 +198,10 @@ class AttributeModule(LightningModule):
             counts = torch.cat([counts, counts.new_tensor([size])])
         return {"loss": loss, "loss_sums": sums, "label_counts": counts}
 
-    def on_train_epoch_start(self) -> None:
-        # Dropout, too, is a pure function of (seed, epoch, rank), so that a resumed run goes on exactly.
-        key = (self.run_config.get("seed", 0), self.current_epoch, self.global_rank)
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Dropout, too, is a pure function of (seed, epoch, rank, step), so that a resumed run goes on exactly.
+        key = (self.run_config.get("seed", 0), self.current_epoch, self.global_rank, batch_idx)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
-        self._sums, self._count = None, 0
 
     def on_validation_epoch_start(self) -> None:
         self.predictions.reset()
@@ -275,10 +282,27 @@ class AttributeModule(LightningModule):
         trained = [one for one in self.parameters() if one.requires_grad and id(one) not in apart]
         optimizer = build(node, [{"params": trained}, *learned] if learned else trained)
         total, warmup = max(1, int(self.trainer.estimated_stepping_batches)), self.schedule.get("warmup", 0.0)
+        # In the schedule, not in the optimiser, whose state a checkpoint brings back: devices may have changed.
+        peak = self._choose_peak(float(optimizer.defaults["lr"]))
         scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(self.schedule["name"], step / total, warmup)
+            optimizer, lambda step: peak * learning_rate_factor(self.schedule["name"], step / total, warmup)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _choose_peak(self, configured: float) -> float:
+        """Return what the peak of the learning rate is multiplied by; say, and keep, what the batches are."""
+        trainer, rule = self.trainer, self.schedule["batch_rule"]
+        batch_size = trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        processes, accumulated = trainer.world_size, trainer.accumulate_grad_batches
+        factor = batch_factor(rule, processes * accumulated)
+        effective = batch_size * processes * accumulated
+        self.training_facts = dict(zip(TRAINING_FACTS, (effective, configured * factor), strict=True))
+        log.info(
+            "Effective batch %d x %d processes x %d accumulated steps = %d, learning rate %g "
+            "(model.schedule.batch_rule=%s)",
+            *(batch_size, processes, accumulated, effective, configured * factor, rule),
+        )
+        return factor
 
     def configure_gradient_clipping(
         self,
@@ -304,18 +328,24 @@ class AttributeModule(LightningModule):
             "task_weights": self.weighting.weights.tolist(),
             "preprocessing": self.preprocessing.to_dict(),
             "config": self.run_config,
+            **self.training_facts,
+            "epoch_sums": None if self._sums is None else self._sums.cpu(),
+            "epoch_count": self._count,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Kept when a run is resumed with the same code, so that testing a checkpoint does not lose it.
-        self.run_config = self.run_config or checkpoint.get(CHECKPOINT_KEY, {}).get("config", {})
+        own = checkpoint.get(CHECKPOINT_KEY, {})
+        self.run_config = self.run_config or own.get("config", {})
+        self.training_facts = self.training_facts or {name: own[name] for name in TRAINING_FACTS if name in own}
+        self._sums, self._count = own.get("epoch_sums"), own.get("epoch_count", 0)
 
     def _log_means(self, values: dict[str, Tensor], count: int) -> None:
         """Log the epoch's means with its last step: a call for each value and step takes a millisecond."""
         if self._trainer is None:
             return
         step = count * torch.stack([value.detach() for value in values.values()])
-        self._sums = step if self._sums is None else self._sums + step
+        self._sums = step if self._sums is None else self._sums.to(step.device) + step
         self._count += count
         if self.trainer.is_last_batch or self.trainer.global_step + 1 == self.trainer.max_steps:
             for name, value in zip(values, self._sums / self._count, strict=True):
@@ -354,3 +384,21 @@ def learning_rate_factor(schedule: str, progress: float, warmup: float) -> float
     if schedule == "constant":
         return 1.0
     return (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup)))) / 2
+
+
+def batch_factor(rule: str, times: float) -> float:
+    """Return the learning rate as a multiple of the configured one, for batches of a multiple of the configured size.
+
+    Args:
+        rule: ``none`` 1; ``sqrt`` the root of ``times`` (Krizhevsky, One weird trick, 2014; for Adam Malladi, Lyu,
+            Panigrahi, Arora, 2022); ``linear`` ``times`` itself (for SGD Goyal et al., 2017).
+        times: the effective batch, which is that of all processes and of all accumulated steps, over one process's
+            batch.
+
+    Raises:
+        ConfigError: an unknown rule.
+    """
+    powers = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
+    if rule not in powers:
+        raise ConfigError([f"model.schedule.batch_rule: expected none, sqrt or linear, found '{rule}'."])
+    return float(times ** powers[rule])

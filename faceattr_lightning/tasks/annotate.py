@@ -162,7 +162,7 @@ def _of_folder(name: str) -> _Images:
 
 
 def _argument(path: Path) -> str:
-    from faceattr_lightning.strategy import quote
+    from faceattr_lightning.processes import quote
 
     text = str(path)
     return text if all(part.isalnum() or part in "/._-" for part in text) else f'"{quote(text)}"'

@@ -23,11 +23,12 @@ from faceattr_lightning.errors import ConfigError, DataError
 from faceattr_lightning.metrics.predictions import Predictions
 from faceattr_lightning.metrics.ranking import labelled_columns
 from faceattr_lightning.models.module import AttributeModule
+from faceattr_lightning.processes import is_first_process
 from faceattr_lightning.report import write_split_csv, write_text
 from faceattr_lightning.report.audit import AuditData, AuditedAttribute, AuditedLabel, render_audit
 from faceattr_lightning.report.charts import percent
 from faceattr_lightning.report.grid import thumbnail
-from faceattr_lightning.strategy import Process, is_launched_rank
+from faceattr_lightning.strategy import Process
 from faceattr_lightning.tasks.test import prepare_test
 from faceattr_lightning.tasks.trainer import make_trainer
 
@@ -64,7 +65,7 @@ def audit(
     model, datamodule, path = prepare_test(config)
     run_dir = Path(config["paths"]["run_dir"])
     predictions = _predict(config, model, datamodule, Split[split.upper()], ranks)
-    if is_launched_rank():
+    if not is_first_process():
         return
     ranked = rank_labels(predictions, model.attribute_names)
     write_split_csv(_listed(ranked, most, datamodule.table.files), run_dir / "audit.csv")

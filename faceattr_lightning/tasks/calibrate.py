@@ -10,7 +10,8 @@ import torch
 
 from faceattr_lightning.callbacks.threshold_calibration import ThresholdCalibrator
 from faceattr_lightning.models.module import AttributeModule
-from faceattr_lightning.strategy import Process, is_launched_rank
+from faceattr_lightning.processes import is_first_process
+from faceattr_lightning.strategy import Process
 from faceattr_lightning.tasks.checkpoint import read_checkpoint
 from faceattr_lightning.tasks.run_folder import save_config
 from faceattr_lightning.tasks.test import prepare_test
@@ -34,7 +35,7 @@ def calibrate(config: dict[str, Any], ranks: list[Process]) -> None:
     # Here and in the run's folder, in place of the checkpoint's.
     model.calibrator = model.make_calibrator(calibration)
     model.run_config["calibration"] = config["calibration"] = calibration
-    if not is_launched_rank():
+    if is_first_process():
         save_config(config, Path(config["paths"]["run_dir"]))
     written = Path(config["paths"]["run_dir"]) / "checkpoints" / "best.ckpt"
     with make_trainer(config, model, ranks) as trainer:

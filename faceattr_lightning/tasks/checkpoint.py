@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +13,58 @@ from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.instantiate import locate
 from faceattr_lightning.models.module import CHECKPOINT_KEY, AttributeModule
 
+BEST, LAST, PREVIOUS = "best", "last", "previous"
+"""What ``ckpt_path`` can be beside a file, and the names of the files."""
+
+
+def checkpoint_file(run_dir: Path, name: str) -> Path:
+    """Return where a run keeps its checkpoint `BEST`, `LAST` or `PREVIOUS`."""
+    return run_dir / "checkpoints" / f"{name}.ckpt"
+
+
+def has_checkpoint(run_dir: Path) -> bool:
+    """Return whether a run left a checkpoint that it can go on from."""
+    return checkpoint_file(run_dir, LAST).is_file()
+
 
 def newest_checkpoint(ckpt_path: str, output_dir: str) -> Path:
     """Return the file that ``ckpt_path`` means.
 
     Args:
-        ckpt_path: a file; or ``best`` or ``last``, of the newest training run that has one.
+        ckpt_path: a file; or ``best``, ``last`` or ``previous`` (the last but one), of the newest training run that has
+            one.
         output_dir: the folder under which runs are made.
 
     Raises:
         ConfigError: there is no such file.
     """
-    if ckpt_path in ("best", "last"):
+    if ckpt_path in (BEST, LAST, PREVIOUS):
         base = Path(output_dir)
-        found = [
-            *base.glob(f"train/*/checkpoints/{ckpt_path}.ckpt"),
-            *base.glob(f"multirun/*/*/checkpoints/{ckpt_path}.ckpt"),
-        ]
+        found = [*base.glob(str(checkpoint_file(Path("train/*"), ckpt_path)))]
+        found += base.glob(str(checkpoint_file(Path("multirun/*/*"), ckpt_path)))
         if not found:
             raise ConfigError(
                 [
-                    f"ckpt_path: no training run under {base} has a checkpoint "
-                    f"'{ckpt_path}'. Train first, or give the file."
+                    f"ckpt_path: no training run under {base} has a checkpoint '{ckpt_path}'. Train first, or give "
+                    "the file."
                 ]
             )
         return max(found, key=lambda path: path.stat().st_mtime)
     path = Path(ckpt_path).expanduser()
     if not path.is_file():
-        raise ConfigError([f"ckpt_path: there is no file {path}; expected best, last or a checkpoint file."])
+        raise ConfigError([f"ckpt_path: there is no file {path}; expected best, last, previous or a checkpoint file."])
     return path
+
+
+def checkpoint_to_go_on_from(config: Mapping[str, Any]) -> Path:
+    """Return the checkpoint from which a training goes on: its own folder's, if that holds the run, or another's.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    wanted, paths = config["ckpt_path"], config["paths"]
+    own = checkpoint_file(Path(paths["run_dir"]), wanted)
+    return own if wanted in (LAST, PREVIOUS) and own.is_file() else newest_checkpoint(wanted, paths["output_dir"])
 
 
 def read_checkpoint(path: Path, key: str = "ckpt_path") -> dict[str, Any]:

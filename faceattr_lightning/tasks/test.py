@@ -13,7 +13,8 @@ from faceattr_lightning.data.module import FaceDataModule
 from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.instantiate import build
 from faceattr_lightning.models.module import AttributeModule
-from faceattr_lightning.strategy import Process, is_launched_rank
+from faceattr_lightning.processes import is_first_process
+from faceattr_lightning.strategy import Process
 from faceattr_lightning.tasks.checkpoint import load_model, newest_checkpoint
 from faceattr_lightning.tasks.run_folder import save_config
 from faceattr_lightning.tasks.trainer import make_trainer
@@ -52,7 +53,7 @@ def open_checkpoint(config: dict[str, Any]) -> tuple[AttributeModule, Path]:
         config[section] = model.run_config[section]
     config["data"] = chosen_data(config["data"], model.run_config["data"], list(HydraConfig.get().overrides.task))
     config["ckpt_path"] = str(path)
-    if not is_launched_rank():
+    if is_first_process():
         save_config(config, Path(config["paths"]["run_dir"]))
     return model, path
 

@@ -14,10 +14,12 @@ from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from faceattr_lightning.callbacks.wandb_run import WandbRun, start_run
-from faceattr_lightning.instantiate import build
+from faceattr_lightning.checkpoint_io import WholeCheckpointIO
+from faceattr_lightning.instantiate import build, build_profiler
 from faceattr_lightning.models.module import AttributeModule
 from faceattr_lightning.precision import choose_precision
-from faceattr_lightning.strategy import Process, choose_accelerator, choose_strategy, is_launched_rank
+from faceattr_lightning.processes import is_first_process
+from faceattr_lightning.strategy import Process, choose_accelerator, choose_strategy
 
 # Nobody can act on these: Hydra has put its log file beside metrics.csv, Lightning calls a deprecated name, and what we
 # log at the end of an epoch is computed from all ranks' predictions and so equal on every rank.
@@ -53,15 +55,17 @@ def make_trainer(
             accelerator=accelerator,
             strategy=strategy,
             precision=choose_precision(node["precision"], accelerator, model.network),
+            profiler=build_profiler(node),
             logger=loggers,
             callbacks=order_callbacks(callbacks, model),
+            plugins=[*(node.get("plugins") or ()), WholeCheckpointIO()],
             default_root_dir=config["paths"]["run_dir"],
         )
         yield trainer
         exit_code = 0
     finally:
         for logger in loggers:
-            if isinstance(logger, WandbLogger) and not is_launched_rank():
+            if isinstance(logger, WandbLogger) and is_first_process():
                 logger.experiment.finish(exit_code=exit_code)
 
 

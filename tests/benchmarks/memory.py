@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from faceattr_lightning.data.dataset import ImageStore
 from faceattr_lightning.data.module import FaceDataModule
 from faceattr_lightning.data.table import FaceTable, Split
-from faceattr_lightning.strategy import quote
+from faceattr_lightning.processes import quote
 from tests.benchmarks.clock import in_child, memory_of_process
 from tests.benchmarks.ours import prepared_in
 from tests.benchmarks.rows import Row

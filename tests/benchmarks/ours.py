@@ -19,7 +19,7 @@ from faceattr_lightning.data.celeba import CelebA
 from faceattr_lightning.data.module import FaceDataModule, FileOptions
 from faceattr_lightning.instantiate import build
 from faceattr_lightning.models.module import AttributeModule
-from faceattr_lightning.strategy import quote
+from faceattr_lightning.processes import quote
 from faceattr_lightning.tasks.train import make_model
 from faceattr_lightning.tasks.trainer import make_trainer
 

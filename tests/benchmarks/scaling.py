@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from faceattr_lightning.strategy import quote
+from faceattr_lightning.processes import quote
 from tests.benchmarks.clock import ROUNDS, interleave, interleave_processes
 from tests.benchmarks.data_path import ours
 from tests.benchmarks.epoch import turns_of_ours

@@ -115,6 +115,17 @@ def test_an_epoch_has_the_shares_and_its_part_of_every_set() -> None:
     assert np.array_equal(np.concatenate(first), seen[:4])
 
 
+def test_a_fraction_takes_its_part_of_every_set(make: Make) -> None:
+    whole, part = (make(["celeba", "lfwa"], label_set=73, train_fraction=share) for share in (1.0, 0.5))
+    for fused in (whole, part):
+        fused.setup()
+    sizes = [np.bincount(fused.table.database[fused.train_rows()], minlength=2) for fused in (whole, part)]
+    assert (np.abs(sizes[1] - sizes[0] / 2) <= 1).all()
+    assert part.labelled_attributes() == whole.labelled_attributes()
+    roots = np.sqrt(sizes[1])
+    np.testing.assert_allclose(part.mix(part.train_rows()).shares, roots / roots.sum())
+
+
 def test_shares_are_square_roots_or_given(make: Make) -> None:
     fused = make(["celeba", "lfwa"])
     fused.setup()

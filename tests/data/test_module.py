@@ -93,6 +93,22 @@ def test_a_fraction_of_the_training_images(tiny_data: Path) -> None:
         celeba(tiny_data / "celeba", train_fraction=1.5).train_rows()
 
 
+def test_a_fraction_has_the_labels_of_the_whole(tmp_path: Path) -> None:
+    write_celeba(tmp_path / "celeba", n=384)
+    errors: dict[str, list[float]] = {"stratified": [], "random": []}
+    for seed in range(5):
+        module = celeba(tmp_path / "celeba", train_fraction=0.25, seed=seed)
+        rows, whole = module.train_rows(), module.table.rows(Split.TRAIN)
+        assert (np.diff(rows) > 0).all() and set(rows) <= set(whole) and module.train_rows() is rows
+        random = np.random.default_rng(seed).permutation(whole)[: len(rows)]
+        for name, drawn in (("stratified", rows), ("random", random)):
+            shares = [module.table.attributes[part].mean(axis=0) for part in (drawn, whole)]
+            errors[name].append(float(np.abs(shares[0] - shares[1]).mean()))
+    assert np.mean(errors["stratified"]) < 0.4 * np.mean(errors["random"])
+    everything = celeba(tmp_path / "celeba")
+    np.testing.assert_array_equal(everything.train_rows(), everything.table.rows(Split.TRAIN))
+
+
 def test_chosen_attributes(tiny_data: Path) -> None:
     everything = celeba(tiny_data / "celeba")
     module = celeba(tiny_data / "celeba", attributes=["Young", "Bald"])

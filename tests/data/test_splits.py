@@ -7,7 +7,13 @@ import hashlib
 import numpy as np
 import pytest
 
-from faceattr_lightning.data.splits import check_fractions, draw_people, draw_split, note_shared_people
+from faceattr_lightning.data.splits import (
+    check_fractions,
+    draw_people,
+    draw_split,
+    note_shared_people,
+    stratified_order,
+)
 from faceattr_lightning.data.table import Split
 from faceattr_lightning.errors import ConfigError
 
@@ -86,3 +92,89 @@ def test_shared_people_are_noted() -> None:
     assert notes == []
     note_shared_people(np.array([0, 0, 1, 1, 2, 2]), np.array([0, 0, 1, 2, 0, 2], dtype=np.int8), notes)
     assert len(notes) == 1 and notes[0].endswith(": 2.")
+
+
+def celeba_like(n_rows: int, seed: int) -> np.ndarray:  # type: ignore[type-arg]
+    """Labels int8 (n, 20) of shares from 0.01 to 0.9 that hang together, and of which some are missing."""
+    generator = np.random.default_rng(seed)
+    shares = np.concatenate([[0.01, 0.02], np.linspace(0.05, 0.9, 18)])
+    common = generator.random((n_rows, 1))
+    drawn = np.where(generator.random((n_rows, 20)) < 0.3, common, generator.random((n_rows, 20)))
+    labels = (drawn < shares).astype(np.int8)
+    labels[generator.random(n_rows) < 0.4, 15:] = -1
+    return labels
+
+
+def deviations(labels: np.ndarray, rows: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    """How many of each attribute's positives, negatives and missing labels the rows have too many or too few."""
+    counts = [[(part == value).sum(axis=0) for value in (1, 0, -1)] for part in (labels, labels[rows])]
+    return np.abs(np.array(counts[1]) - np.array(counts[0]) * len(rows) / len(labels))
+
+
+@pytest.mark.parametrize("count", [50, 200, 800, 2500])
+def test_a_stratified_draw_has_the_shares_of_the_whole(count: int) -> None:
+    stratified, random = [], []
+    for seed in range(6):
+        labels = celeba_like(4000, seed)
+        rows = stratified_order(list(labels.T), count, seed)
+        assert rows.dtype == np.int64 and len(set(rows)) == len(rows) == count and rows.min() >= 0 and rows.max() < 4000
+        stratified.append(deviations(labels, rows))
+        random.append(deviations(labels, np.random.default_rng(seed).permutation(4000)[:count]))
+        positives, present = (labels[rows] == 1).sum(axis=0), (labels == 1).sum(axis=0)
+        # Of a rare one there may be too few among the candidates: less than a random draw's deviation of three.
+        assert (positives >= np.floor(present * count / 4000) - (1 if count < 2500 else 2)).all()
+    assert np.max(stratified) < 3
+    assert np.mean(stratified) < 0.2 * np.mean(random)
+
+
+def test_pairs_of_attributes_come_no_less_near_than_in_a_random_draw() -> None:
+    """Only single sides are looked at; that must not cost what attributes have in common."""
+    errors: dict[str, list[float]] = {"stratified": [], "random": []}
+    for seed in range(10):
+        labels = celeba_like(4000, seed)
+        present = (labels == 1).astype(np.float64)
+        draws = {"stratified": stratified_order(list(labels.T), 400, seed)}
+        draws["random"] = np.random.default_rng(seed).permutation(4000)[:400]
+        for name, rows in draws.items():
+            difference = present[rows].T @ present[rows] / 400 - present.T @ present / 4000
+            errors[name].append(float((difference[np.triu_indices(20, 1)] ** 2).mean()))
+    assert np.mean(errors["stratified"]) < np.mean(errors["random"])
+
+
+def test_a_smaller_draw_is_the_beginning_of_a_larger() -> None:
+    divisions = list(celeba_like(300, 0).T)
+    whole = stratified_order(divisions, 300, seed=1)
+    assert sorted(whole) == list(range(300))
+    for count in (0, 1, 17, 150, 299):
+        np.testing.assert_array_equal(stratified_order(divisions, count, seed=1), whole[:count])
+    assert not np.array_equal(stratified_order(divisions, 300, seed=2), whole)
+
+
+def test_each_row_is_the_one_that_comes_nearest_to_the_whole() -> None:
+    """Against the definition, where every row is a candidate: up to 25."""
+    labels = np.array([[row % 2, row % 3 - 1, row // 12] for row in range(24)])
+    sides = [labels[:, 0] == 1, *(labels[:, 1] == value for value in (-1, 0, 1)), labels[:, 2] == 1]
+
+    def distance(rows: list[int]) -> float:
+        shares = [side.mean() for side in sides]
+        return sum(
+            (side[rows].sum() - len(rows) * share) ** 2 / (share * (1 - share))
+            for side, share in zip(sides, shares, strict=True)
+        )
+
+    order = stratified_order(list(labels.T), 24, seed=5).tolist()
+    for place, row in enumerate(order):
+        distances = {other: distance([*order[:place], other]) for other in order[place:]}
+        assert distances[row] == pytest.approx(min(distances.values()))
+
+
+def test_the_order_never_changes() -> None:
+    """Every process of a job draws for itself, on whatever machine."""
+    labels = np.array([[row % 2, row % 5 == 0, row % 3 - 1] for row in range(40)])
+    assert stratified_order(list(labels.T), 8, seed=0).tolist() == [27, 16, 20, 39, 29, 4, 3, 10]
+
+
+@pytest.mark.parametrize("labels", [np.ones((7, 2)), np.full((7, 1), -1), np.zeros((1, 3))])
+def test_labels_of_which_there_is_one_side_only(labels: np.ndarray) -> None:  # type: ignore[type-arg]
+    divisions = list(labels.astype(np.int8).T)
+    assert sorted(stratified_order(divisions, len(labels), seed=0)) == list(range(len(labels)))

@@ -222,21 +222,17 @@ class TrainingLosses(nn.Module):
         super().__init__()
         self.register_buffer("sums", torch.zeros(count, dtype=torch.float64))
         self.register_buffer("counts", torch.zeros(count, dtype=torch.float64))
-        # This rank's since the last `collect`. No buffer: DDP would replace it by the first rank's.
-        self._own = torch.zeros(2, count, dtype=torch.float64)
 
-    def add(self, outputs: Mapping[str, Tensor]) -> None:
-        """Add what a training step returned."""
+    def add(self, outputs: Mapping[str, Tensor], trainer: Trainer) -> None:
+        """Add what a training step returned on all ranks; each of them has to call it.
+
+        At each step, so that a checkpoint holds all of it, and since DDP replaces a rank's own buffers by the first's.
+        """
         step = torch.stack([outputs["loss_sums"].double(), outputs["label_counts"].double()])
-        self._own = self._own.to(step.device) + step
-
-    def collect(self, trainer: Trainer) -> None:
-        """Add up all ranks' steps; every rank has to call it."""
-        total = trainer.strategy.reduce(self._own.to(self.sums.device), reduce_op="sum")
+        total = trainer.strategy.reduce(step, reduce_op="sum")
         assert isinstance(total, Tensor)
         self.sums += total[0]
         self.counts += total[1]
-        self._own.zero_()
 
     def end(self) -> Tensor:
         """Return the window's means, float64, NaN where nothing was labelled, and begin the next one."""

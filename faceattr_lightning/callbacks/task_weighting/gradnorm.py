@@ -101,17 +101,12 @@ class GradNormWeighting(DynamicWeighting):
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: AttributeModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.losses.add(outputs)
+        self.losses.add(outputs, trainer)
         self.steps += 1
         self._step += 1
         if self._step % self.every == 0:
-            self.losses.collect(trainer)
             self.update(self.losses.end(), self._norms)
         self.remember()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
-        # Into the checkpoint, which may be written between two measurements.
-        self.losses.collect(trainer)
 
     def update(self, losses: Tensor, norms: Tensor) -> None:
         """End a window.

@@ -66,18 +66,16 @@ class DWAWeighting(DynamicWeighting):
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: AttributeModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.losses.add(outputs)
+        self.losses.add(outputs, trainer)
+        self.remember()
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
         if not fitting(trainer):
             return
-        self.losses.collect(trainer)
+        # The sums of training, where weight averaging has put an average in their place.
+        self.keep()
         self.update(self.losses.end())
         self.remember()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
-        # Into the checkpoint, where validation is not run every epoch.
-        self.losses.collect(trainer)
 
     def update(self, losses: Tensor) -> None:
         """End a window.

@@ -1,0 +1,86 @@
+"""The checkpoint that a run goes on from, and the one before."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from faceattr_lightning.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps ``last.ckpt``, from which a run goes on exactly where it was, and ``previous.ckpt``, the one before it.
+
+    It is written at the end of each epoch, after validation; every so many optimiser steps, if that is asked for; and
+    when SIGTERM ends the run, as a scheduler sends before it takes the machine away. It is never written where going on
+    would not be exact: inside a window of accumulated gradients, or between an epoch's last step and the end of its
+    validation.
+
+    Args:
+        dirpath: folder of the files.
+        every_n_steps: optimiser steps between two of them inside an epoch, of at least 1; ``None`` for none.
+
+    Raises:
+        ConfigError: ``every_n_steps`` is less than 1.
+    """
+
+    def __init__(self, dirpath: str, every_n_steps: int | None = None) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ConfigError([f"callbacks.last.every_n_steps: expected at least 1, or null, found {every_n_steps}."])
+        self.path = Path(dirpath) / "last.ckpt"
+        self.previous = Path(dirpath) / "previous.ckpt"
+        self.every_n_steps = every_n_steps
+        self._saved_step = -1
+        self._between_steps = False
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._between_steps = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        accumulated = (batch_idx + 1) % trainer.accumulate_grad_batches
+        self._between_steps = not accumulated and not trainer.is_last_batch
+        due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
+        if due and self._between_steps and trainer.global_step != self._saved_step:
+            self._save(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._between_steps = False
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._between_steps = False
+        self._save(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        # Every rank is told of SIGTERM at the same step; of any other exception only the one that has it.
+        if isinstance(exception, SIGTERMException) and self._between_steps and trainer.global_step != self._saved_step:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero and self.path.exists():
+            keep_previous(self.path, self.previous)
+        trainer.save_checkpoint(self.path)
+        self._saved_step = trainer.global_step
+
+
+def keep_previous(path: Path, previous: Path) -> None:
+    """Give a file that is about to be replaced a second name; at no moment is either name without a whole file."""
+    link = previous.with_name(f".{previous.name}.{os.getpid()}.partial")
+    with suppress(FileNotFoundError):
+        link.unlink()
+    try:
+        os.link(path, link)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, link)
+    os.replace(link, previous)
