@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.runs import SMALL, SMALL_DMM, assert_same_state, run, run_dirs, state
+from faceattr_lightning.callbacks.last_checkpoint import LastCheckpoint
+from faceattr_lightning.errors import ConfigError
+from faceattr_lightning.tasks.run_folder import is_occupied, occupied, read_status, write_status
+from tests.runs import SMALL, SMALL_DMM, assert_same_state, rows, run, run_dirs, run_here, state
 
 # Six steps an epoch; weights that remember the training losses, so that they show what is lost of an epoch.
 RUN = [*SMALL, *SMALL_DMM, "trainer.max_epochs=3", "callbacks.last.every_n_steps=2", "weighting=dws"]
@@ -93,3 +98,80 @@ def test_whatever_else_has_a_state(
     never = whole(tmp_path_factory, tiny_data, *overrides)
     kills = [kill("on_train_batch_end", 4), kill("on_validation_end"), kill("on_train_batch_start", 5)]
     assert_same_run(go_on([*RUN, *overrides], kills, tiny_data, tmp_path), never)
+
+
+@pytest.mark.parametrize(
+    ("at", "count", "processes"),
+    [
+        ("on_train_batch_start", 9, 1),
+        *(
+            pytest.param(at, count, processes, marks=pytest.mark.slow)
+            for at, count, processes in [
+                ("on_validation_batch_end", 2, 1),
+                ("on_test_batch_end", 1, 1),
+                ("on_train_batch_start", 9, 2),
+                ("on_validation_batch_end", 2, 2),
+                ("on_test_batch_end", 1, 2),
+            ]
+        ),
+    ],
+)
+def test_sigterm_saves_and_ends(
+    at: str, count: int, processes: int, plain: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    """As a scheduler sends it: the run says so, ends soon, and has lost nothing but what an exact start needs again."""
+    overrides = [*RUN, f"trainer.devices={processes}", f"data.batch_size={8 // processes}"]
+    ended = run(*overrides, kill(at, count, signal.SIGTERM), data=tiny_data, output=tmp_path, check=False)
+    assert ended.returncode == 128 + signal.SIGTERM, ended.stdout + ended.stderr
+    assert "ckpt_path=last goes on with it" in ended.stdout and "Traceback" not in ended.stderr
+    (run_dir,) = run_dirs(tmp_path)
+    assert json.loads((run_dir / "status.json").read_text())["state"] == "stopped"
+    step = {"on_train_batch_start": 9, "on_validation_batch_end": 6, "on_test_batch_end": 18}[at]
+    assert torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)["global_step"] == step
+    run(*overrides, "ckpt_path=last", data=tiny_data, output=tmp_path)
+    if processes == 1:
+        assert_same_run(run_dir, plain)
+    else:
+        assert len(rows(run_dir / "metrics.csv")) == len(rows(plain / "metrics.csv"))
+
+
+def test_a_folder_has_one_run_at_a_time(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir = tmp_path / "run"
+    with (
+        occupied(run_dir),
+        pytest.raises(ConfigError, match=f"hydra.run.dir: another run is writing into {run_dir}"),
+    ):
+        run_here(*RUN, data=tiny_data, run_dir=run_dir, monkeypatch=monkeypatch)
+    assert is_occupied(run_dir) is False
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(
+    plain: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(plain, run_dir)
+    before = {path: path.read_bytes() for path in run_dir.rglob("*.*") if path.is_file() and path.suffix != ".log"}
+    with pytest.raises(ConfigError, match=r"holds a finished run. Choose another folder"):
+        run_here(*RUN, data=tiny_data, run_dir=run_dir, monkeypatch=monkeypatch)
+    assert {path: path.read_bytes() for path in before} == before
+    status = read_status(run_dir)
+    assert status is not None
+    write_status(replace(status, state="running"), run_dir)
+    with pytest.raises(ConfigError, match=r"holds a run that did not finish. Add ckpt_path=last to go on with it"):
+        run_here(*RUN, data=tiny_data, run_dir=run_dir, monkeypatch=monkeypatch)
+
+
+def test_a_run_that_has_ended_is_tested_again(
+    plain: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(plain, run_dir)
+    shutil.rmtree(run_dir / "report")
+    run_here(*RUN, "ckpt_path=last", data=tiny_data, run_dir=run_dir, monkeypatch=monkeypatch)
+    assert_same_run(run_dir, plain)
+
+
+@pytest.mark.parametrize("every_n_steps", [0, -1])
+def test_steps_between_checkpoints(every_n_steps: int) -> None:
+    with pytest.raises(ConfigError, match=r"callbacks.last.every_n_steps: expected at least 1"):
+        LastCheckpoint("checkpoints", every_n_steps)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.models.dmm_cnn import DMMCNN
 from faceattr_lightning.models.module import CHECKPOINT_KEY
 from faceattr_lightning.processes import quote
-from faceattr_lightning.tasks.checkpoint import load_model
+from faceattr_lightning.tasks.checkpoint import load_model, read_checkpoint
 from tests.runs import SMALL, SMALL_DMM, assert_same_state, rows, run, run_dirs, state, summary
 
 COLUMNS = [
@@ -150,6 +152,13 @@ def test_a_checkpoint_is_not_tested_on_what_it_does_not_fit(trained: Path, tiny_
     assert "data.crop: the checkpoint was trained with [0, 20, 178, 198], not [0, 0, 178, 178]" in finished.stderr
 
 
+class Payload:
+    """What a pickle file may do to whoever opens it."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str, ...]]:
+        return os.putenv, ("FACEATTR_PAYLOAD", "ran")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -157,6 +166,9 @@ def test_a_checkpoint_is_not_tested_on_what_it_does_not_fit(trained: Path, tiny_
         (lambda content: content.pop("loops"), "is damaged: it lacks loops"),
         (lambda content: content["state_dict"].popitem(), "does not fit the model of this version"),
         (lambda content: content[CHECKPOINT_KEY].update(model="gone.Model"), "does not fit the model of this version"),
+        (lambda content: content[CHECKPOINT_KEY].update(version="99.0"), "made by version 99.0, which is newer"),
+        (lambda content: content[CHECKPOINT_KEY].update(version="?"), "is damaged: its version is '\\?'"),
+        (lambda content: content.update(payload=Payload()), "could be a program, and was not run"),
     ],
 )
 def test_a_damaged_checkpoint_is_refused(
@@ -178,6 +190,17 @@ def test_a_truncated_checkpoint_is_refused_before_any_work(trained: Path, tiny_d
     assert finished.returncode == 1 and "Traceback" not in finished.stderr
     assert f"ckpt_path: {path} can't be read as a checkpoint" in finished.stderr
     assert "data.batch_size" in finished.stderr and "weights_only" not in finished.stderr
+
+
+def test_a_changed_byte_is_noticed_and_the_one_before_named(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "checkpoints", tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "last.ckpt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"damaged.*ckpt_path=previous takes the one before it"):
+        read_checkpoint(path)
+    assert read_checkpoint(tmp_path / "previous.ckpt")["epoch"] == 0
 
 
 def test_the_same_seed_gives_the_same_weights(trained: Path, tiny_data: Path, tmp_path: Path) -> None:
@@ -213,10 +236,21 @@ def test_a_resumed_run_goes_on_exactly(trained: Path, stopped: Path, tiny_data: 
 
 def test_a_run_goes_on_with_what_it_was_begun_with(trained: Path, tiny_data: Path, tmp_path: Path) -> None:
     last = f"ckpt_path={trained}/checkpoints/last.ckpt"
-    finished = run(*SMALL, "model=baseline", last, data=tiny_data, output=tmp_path, check=False)
+    other = [
+        "model=baseline",
+        "seed=1",
+        "data.batch_size=4",
+        "++trainer.gradient_clip_val=1.0",
+        "trainer.precision=32-true",
+    ]
+    finished = run(*SMALL, *other, last, data=tiny_data, output=tmp_path, check=False)
     assert finished.returncode == 1 and "Traceback" not in finished.stderr
     assert "model._target_: the checkpoint was trained with" in finished.stderr
     assert "weighting._target_: the checkpoint was trained with" in finished.stderr
+    assert "seed: the checkpoint was trained with 0, not 1" in finished.stderr
+    assert "data.batch_size: a step of all processes took 8 images, not 4" in finished.stderr
+    assert "trainer.gradient_clip_val: the checkpoint was trained with 10.0, not 1.0" in finished.stderr
+    assert "trainer.precision: the checkpoint was trained with 'auto', not '32-true'; repeat" in finished.stderr
     finished = run(*SMALL, *SMALL_DMM, last, "trainer.max_epochs=1", data=tiny_data, output=tmp_path, check=False)
     assert finished.returncode == 1 and "Traceback" not in finished.stderr
     assert "trainer.max_epochs: the checkpoint has 2 epochs behind it, not at most 1" in finished.stderr
@@ -231,8 +265,6 @@ def test_mixed_precision(tiny_data: Path, tmp_path: Path) -> None:
 
 def test_missing_labels_change_nothing_but_their_own_attribute(tiny_data: Path, tmp_path: Path) -> None:
     """Without any label of one attribute the run still ends, and only that attribute's metrics are not defined."""
-    import shutil
-
     data = tmp_path / "data"
     shutil.copytree(tiny_data, data)
     path = data / "celeba" / "list_attr_celeba.txt"

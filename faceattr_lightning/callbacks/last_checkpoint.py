@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
+import signal
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from faceattr_lightning.callbacks.stage import fitting
 from faceattr_lightning.errors import ConfigError
-
-log = logging.getLogger(__name__)
 
 
 class LastCheckpoint(Checkpoint):
     """Keeps ``last.ckpt``, from which a run goes on exactly where it was, and ``previous.ckpt``, the one before it.
 
-    It is written at the end of each epoch, after validation; every so many optimiser steps, if that is asked for; and
-    when SIGTERM ends the run, as a scheduler sends before it takes the machine away. It is never written where going on
-    would not be exact: inside a window of accumulated gradients, or between an epoch's last step and the end of its
-    validation.
+    It is written at the end of each epoch, after validation, and every so many optimiser steps, if that is asked for;
+    and once more when SIGTERM asks the run to end, as a scheduler does before it takes the machine away: the step is
+    ended, or the validation if it has begun, the checkpoint written, the run ended, on all ranks if any of them is
+    asked. Never where going on would not be exact: inside a window of accumulated gradients, or between an epoch's last
+    step and the end of its validation.
 
     Args:
         dirpath: folder of the files.
@@ -40,38 +42,57 @@ class LastCheckpoint(Checkpoint):
         self.path = Path(dirpath) / "last.ckpt"
         self.previous = Path(dirpath) / "previous.ckpt"
         self.every_n_steps = every_n_steps
-        self._saved_step = -1
-        self._between_steps = False
+        self._asked_to_end = False
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._between_steps = False
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # In place of Lightning's, which makes ranks wait for each other wherever the signal meets each of them.
+        _on_sigterm(lambda *_: setattr(self, "_asked_to_end", True))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not fitting(trainer):
+            _on_sigterm(_end)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _on_sigterm(_end)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        accumulated = (batch_idx + 1) % trainer.accumulate_grad_batches
-        self._between_steps = not accumulated and not trainer.is_last_batch
+        if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.is_last_batch:
+            return
         due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
-        if due and self._between_steps and trainer.global_step != self._saved_step:
+        ending = self._all_end(trainer)
+        if due or ending:
             self._save(trainer)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._between_steps = False
+        if ending:
+            raise SIGTERMException
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._between_steps = False
         self._save(trainer)
+        if self._all_end(trainer):
+            raise SIGTERMException
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        # Every rank is told of SIGTERM at the same step; of any other exception only the one that has it.
-        if isinstance(exception, SIGTERMException) and self._between_steps and trainer.global_step != self._saved_step:
-            self._save(trainer)
+    def _all_end(self, trainer: Trainer) -> bool:
+        """Return whether any rank was asked to end."""
+        if trainer.world_size == 1:
+            return self._asked_to_end
+        asked = torch.tensor(float(self._asked_to_end), device=trainer.strategy.root_device)
+        return bool(trainer.strategy.reduce(asked, reduce_op="sum"))
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.is_global_zero and self.path.exists():
             keep_previous(self.path, self.previous)
         trainer.save_checkpoint(self.path)
-        self._saved_step = trainer.global_step
+
+
+def _end(*_: object) -> None:
+    raise SIGTERMException
+
+
+def _on_sigterm(handler: Callable[..., object]) -> None:
+    # Only the main thread may choose.
+    with suppress(ValueError):
+        signal.signal(signal.SIGTERM, handler)
 
 
 def keep_previous(path: Path, previous: Path) -> None:

@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 from faceattr_lightning.data.table import Split
 from faceattr_lightning.errors import ConfigError
 
+_CANDIDATES = 5
+"""Times sqrt(N): half of a random order has too many or too few of a side by sqrt(N) / 4 (standard deviation, sides of
+equal size), and the worst of forty attributes by some three times that."""
+
 
 def check_fractions(validation_fraction: float, test_fraction: float = 0.0) -> None:
     """Raise a `ConfigError` unless both are in [0, 1) and leave images to train on."""
@@ -138,9 +142,6 @@ def stratified_order(divisions: Sequence[NDArray[np.signedinteger]], count: int,
             rows[chosen], candidates[chosen] = rows[-1], candidates[-1]
             rows, candidates = rows[:-1], candidates[:-1]
     return taken
-
-
-_CANDIDATES = 5
 
 
 def _sides(divisions: Sequence[NDArray[np.signedinteger]]) -> NDArray[np.bool_]:

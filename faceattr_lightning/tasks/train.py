@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 from lightning import Trainer, seed_everything
@@ -79,19 +80,19 @@ _FREE = frozenset(
 )
 """Keys of which another machine may need others: where the files are, and how they are read; the batch of all processes
 together has to stay."""
-_BOUND = {
-    "trainer": (
-        "precision",
-        "accumulate_grad_batches",
-        "gradient_clip_val",
-        "gradient_clip_algorithm",
-        "check_val_every_n_epoch",
-        "val_check_interval",
-        "limit_train_batches",
-    ),
-    "callbacks": ("average", "progressive"),
+_BOUND: dict[str, dict[str, Any]] = {
+    "trainer": {
+        "precision": "auto",
+        "accumulate_grad_batches": 1,
+        "gradient_clip_val": None,
+        "gradient_clip_algorithm": None,
+        "check_val_every_n_epoch": 1,
+        "val_check_interval": None,
+        "limit_train_batches": None,
+    },
+    "callbacks": {"average": None, "progressive": None},
 }
-"""Of these parts only the keys that change what is learned."""
+"""Of these parts only the keys that change what is learned, and what they are where they are not set."""
 
 
 def check_same_run(checkpoint: dict[str, Any], now: dict[str, Any]) -> None:
@@ -101,23 +102,23 @@ def check_same_run(checkpoint: dict[str, Any], now: dict[str, Any]) -> None:
     """
     own = checkpoint[CHECKPOINT_KEY]
     before = own["config"]
-
-    def bound(node: Any) -> Any:
-        return (
-            {key: bound(value) for key, value in node.items() if key not in _FREE} if isinstance(node, dict) else node
-        )
-
+    # With a rule that looks at it, another batch a process would be another learning rate.
+    rule = (now["model"].get("schedule") or {}).get("batch_rule", "none")
+    free = _FREE if rule == "none" else _FREE - {"batch_size"}
+    parts = [(part, before[part], now[part]) for part in ("model", "backbone", "data", "weighting", "calibration")]
+    for part, unset in _BOUND.items():
+        then, wanted = ({key: (one[part] or {}).get(key, unset[key]) for key in unset} for one in (before, now))
+        parts.append((part, then, wanted))
     differences = [
-        f"{part}.{key}: the checkpoint was trained with {before[part].get(key)!r}, not {now[part].get(key)!r}"
-        for part in ("model", "backbone", "data", "weighting", "calibration", *_BOUND)
-        for key in _BOUND.get(part) or sorted(before[part].keys() | now[part].keys())
-        if key not in _FREE and bound(before[part].get(key)) != bound(now[part].get(key))
+        f"{path}: the checkpoint was trained with {then!r}, not {wanted!r}"
+        for part, then, wanted in parts
+        for path, then, wanted in _differing(then, wanted, part, free)
     ]
     if before["seed"] != now["seed"]:
         differences.append(f"seed: the checkpoint was trained with {before['seed']}, not {now['seed']}")
-    then, wanted = own.get("effective_batch_size", effective_batch_size(before)), effective_batch_size(now)
-    if then != wanted:
-        differences.append(f"data.batch_size: a step of all processes took {then} images, not {wanted}")
+    had, has = own.get("effective_batch_size", effective_batch_size(before)), effective_batch_size(now)
+    if had != has:
+        differences.append(f"data.batch_size: a step of all processes took {had} images, not {has}")
     if not now["strict_resume"]:
         for difference in differences:
             log.warning("%s.", difference)
@@ -128,6 +129,16 @@ def check_same_run(checkpoint: dict[str, Any], now: dict[str, Any]) -> None:
         problems.append(f"trainer.max_epochs: the checkpoint has {done} epochs behind it, not at most {last}.")
     if problems:
         raise ConfigError(problems)
+
+
+def _differing(before: Any, now: Any, path: str, free: frozenset[str]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the path and both values of what differs; a key that the checkpoint's version did not know is none."""
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        if before != now:
+            yield path, before, now
+        return
+    for key in sorted(before.keys() - free):
+        yield from _differing(before[key], now.get(key), f"{path}.{key}", free)
 
 
 def effective_batch_size(config: dict[str, Any]) -> int:

@@ -21,9 +21,11 @@ from faceattr_lightning.precision import choose_precision
 from faceattr_lightning.processes import is_first_process
 from faceattr_lightning.strategy import Process, choose_accelerator, choose_strategy
 
-# Nobody can act on these: Hydra has put its log file beside metrics.csv, Lightning calls a deprecated name, and what we
-# log at the end of an epoch is computed from all ranks' predictions and so equal on every rank.
+# Nobody can act on these: Hydra has put its log file beside metrics.csv, a run that goes on has checkpoints, Lightning
+# calls a deprecated name, and what we log at the end of an epoch is computed from all ranks' predictions and so equal on
+# every rank.
 warnings.filterwarnings("ignore", "Experiment logs directory .* exists and is not empty")
+warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
 warnings.filterwarnings("ignore", ".*isinstance\\(treespec, LeafSpec\\)")
 warnings.filterwarnings("ignore", r"It is recommended to use `self\.log\(.*sync_dist=True\)`")
 
