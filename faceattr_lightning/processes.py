@@ -11,6 +11,9 @@ import re
 
 from faceattr_lightning.errors import ConfigError
 
+_SHELLS = ("bash", "interactive")
+"""Names of a SLURM job, as Lightning has them, in which processes are started by hand."""
+
 
 def started_by_torchrun() -> bool:
     """Return whether an agent of torchrun started this process."""
@@ -20,7 +23,7 @@ def started_by_torchrun() -> bool:
 def started_by_srun() -> bool:
     """Return whether this process is a task of a SLURM job step; the batch script itself, or a shell, is none."""
     step = os.environ.get("SLURM_STEP_ID", "")
-    return step.isdecimal() and "SLURM_PROCID" in os.environ and os.environ.get("SLURM_JOB_NAME") != "interactive"
+    return step.isdecimal() and "SLURM_PROCID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in _SHELLS
 
 
 def is_first_process() -> bool:

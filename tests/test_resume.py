@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 from dataclasses import replace
@@ -175,3 +176,25 @@ def test_a_run_that_has_ended_is_tested_again(
 def test_steps_between_checkpoints(every_n_steps: int) -> None:
     with pytest.raises(ConfigError, match=r"callbacks.last.every_n_steps: expected at least 1"):
         LastCheckpoint("checkpoints", every_n_steps)
+
+
+@pytest.mark.slow
+def test_slurm_takes_a_job_back_and_it_goes_on(plain: Path, tiny_data: Path, tmp_path: Path) -> None:
+    """With a stand-in for SLURM: its variables, and a ``scontrol`` that writes down what it is asked for."""
+    asked = tmp_path / "asked"
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" > "{asked}"\n')
+    scontrol.chmod(0o755)
+    step = {"JOB_ID": "77", "STEP_ID": "0", "PROCID": "0", "LOCALID": "0", "NODEID": "0", "NTASKS": "1"}
+    slurm = {f"SLURM_{name}": value for name, value in {**step, "JOB_NAME": "faces", "NNODES": "1"}.items()}
+    slurm["PATH"] = f"{scontrol.parent}:{os.environ['PATH']}"
+    output = tmp_path / "outputs"
+    told = kill("on_train_batch_start", 9, signal.SIGUSR1)
+    ended = run(*RUN, told, data=tiny_data, output=output, check=False, **slurm)
+    assert ended.returncode == 128 + signal.SIGTERM, ended.stdout + ended.stderr
+    assert asked.read_text().split() == ["requeue", "77"]
+    assert [path.name for path in run_dirs(output)] == ["slurm-77.0"]
+    # SLURM runs the same command with the same number.
+    run(*RUN, data=tiny_data, output=output, **slurm, SLURM_RESTART_COUNT="1")
+    assert_same_run(output / "train" / "slurm-77.0", plain)

@@ -16,12 +16,13 @@ import json
 import logging
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -125,7 +126,7 @@ def prepare(data: FaceDataModule, required: bool = False) -> Prepared:
         folder.mkdir(parents=True, exist_ok=True)
         opened = _open(data, folder)
         if opened is None:
-            with _alone(folder):
+            with alone(folder):
                 # Another process may have built it meanwhile.
                 opened = _open(data, folder) or _build(data, folder)
         return opened
@@ -322,8 +323,12 @@ def _checksum(images: Tensor) -> str:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the lock of a data set's folder; the system gives it back if this process is killed."""
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock; the system gives it back if this process is killed.
+
+    Args:
+        folder: that exists; what a killed process has left in it (``*.partial``) is removed.
+    """
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0.5)
@@ -340,8 +345,11 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``folder``, which takes its place if all goes well and is removed if not."""
+def replacing(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``folder``, which takes its place if all goes well and is removed if not.
+
+    Whoever calls it has to be `alone` in the folder above.
+    """
     partial = folder.with_name(f"{folder.name}.partial")
     partial.mkdir()
     try:
@@ -357,6 +365,21 @@ def _replacing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def end_with_parent() -> None:
+    """Let a pool's process, whose initialiser this is, end with the process that started it, however that ends.
+
+    By itself it would wait for the next task of a killed one for ever.
+    """
+    parent = parent_process()
+    assert parent is not None
+
+    def end() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
 def _build(data: FaceDataModule, folder: Path) -> Prepared:
     table = _open_table(data, _table_folder(data, folder))
     if table is None:
@@ -364,7 +387,7 @@ def _build(data: FaceDataModule, folder: Path) -> Prepared:
         table = data.read_table()
         stats = _stats(table)
         if data.on_bad_image == "error":
-            with _replacing(_table_folder(data, folder)) as partial:
+            with replacing(_table_folder(data, folder)) as partial:
                 arrays = {name: getattr(table, name) for name in _ARRAYS}
                 arrays |= {f"{_SLICE}{name}": part.code for name, part in table.slices.items()}
                 np.savez(partial / "table.npz", files=stats, **arrays)
@@ -424,7 +447,7 @@ def _pack(data: FaceDataModule, table: FaceTable, folder: Path, left_out: dict[s
     if total > free:
         raise OSError(f"{_bytes(total)} are needed and {_bytes(free)} free")
     started = time.monotonic()
-    with _replacing(folder) as partial:
+    with replacing(folder) as partial:
         stats, path = _stats(table), partial / "images.u8"
         with path.open("wb") as packed:
             if hasattr(os, "posix_fallocate"):
@@ -449,7 +472,7 @@ def _pack(data: FaceDataModule, table: FaceTable, folder: Path, left_out: dict[s
 
 def _chunks(path: Path, source: FaceSource, chunks: list[tuple[int, int]]) -> Iterator[tuple[str, dict[int, str]]]:
     if chunks[-1][1] < _MANY or os.cpu_count() == 1:
-        _start_worker(path, source)
+        _take_job(path, source)
         yield from map(_write_chunk, chunks)
         return
     context = get_context("spawn")
@@ -458,6 +481,11 @@ def _chunks(path: Path, source: FaceSource, chunks: list[tuple[int, int]]) -> It
 
 
 def _start_worker(path: Path, source: FaceSource) -> None:
+    end_with_parent()
+    _take_job(path, source)
+
+
+def _take_job(path: Path, source: FaceSource) -> None:
     global _job
     _job = (path, source)
 

@@ -6,8 +6,6 @@ import hashlib
 import inspect
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
@@ -23,6 +21,7 @@ from faceattr_lightning.attributes import CELEBA_ATTRIBUTES
 from faceattr_lightning.data import synthetic_faces
 from faceattr_lightning.data.dataset import ArrayStore, ImageStore
 from faceattr_lightning.data.module import FaceDataModule
+from faceattr_lightning.data.prepared import alone, end_with_parent, replacing
 from faceattr_lightning.data.table import FaceTable, Split
 from faceattr_lightning.errors import ConfigError, DataError
 
@@ -95,38 +94,31 @@ class Synthetic(FaceDataModule):
 
     def prepare_data(self) -> None:
         """Draw the faces, unless the cache has them. Lightning calls it in one process per machine."""
-        if not self._cache_folder().is_dir():
-            self._fill_cache()
+        self._fill_cache()
         super().prepare_data()
 
     def _fill_cache(self) -> None:
-        folder = self._cache_folder()
-        count = sum(self.sizes)
-        log.info("synthetic: drawing %d faces into %s (%.1f MB), once", count, folder, count * 116_412 / 1e6)
+        folder, count = self._cache_folder(), sum(self.sizes)
+        if folder.is_dir():
+            return
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+            with alone(folder.parent):
+                # Another process may have drawn them meanwhile.
+                if folder.is_dir():
+                    return
+                log.info("synthetic: drawing %d faces into %s (%.1f MB), once", count, folder, count * 116_412 / 1e6)
+                with replacing(folder) as partial:
+                    self._draw(partial, count)
         except OSError as error:
             raise DataError(
-                f"data.cache_dir: can't write to {folder.parent}: {error.strerror}. Choose another data.cache_dir."
+                f"data.cache_dir: can't write {folder}: {error.strerror}. Free some space or choose another "
+                "data.cache_dir."
             ) from error
-        try:
-            self._draw(work, count)
-            os.rename(work, folder)
-        except OSError as error:
-            # Another process may have finished the same cache first; then its copy, which is equal, serves.
-            if not folder.is_dir():
-                raise DataError(
-                    f"data.cache_dir: writing {folder} failed: {error.strerror}. Free some "
-                    "space or choose another data.cache_dir."
-                ) from error
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
 
     def read_table(self) -> FaceTable:
         people = synthetic_faces.sample_people(sum(self.sizes), self.draw_seed)
-        if not self._cache_folder().is_dir():
-            self._fill_cache()
+        self._fill_cache()
         landmarks: NDArray[np.float32] = np.load(self._cache_folder() / "landmarks.npy")
         hidden = ", ".join(synthetic_faces.NOT_DRAWN_ATTRIBUTES)
         return FaceTable(
@@ -157,11 +149,16 @@ class Synthetic(FaceDataModule):
 
     def _draw(self, folder: Path, count: int) -> None:
         height, width = synthetic_faces.IMAGE_SIZE
-        images: Any = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (count, height, width, 3))
+        path = folder / "images.npy"
+        images: Any = np.lib.format.open_memmap(path, "w+", np.uint8, (count, height, width, 3))
+        if hasattr(os, "posix_fallocate"):
+            # Or a disk that runs full would end the process while it writes.
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, images.offset + images.nbytes)
         landmarks = np.empty((count, 5, 2), np.float32)
         people = synthetic_faces.sample_people(count, self.draw_seed)
         chunks = np.array_split(np.arange(count), max(1, count // _CHUNK))
-        with ProcessPoolExecutor(max_workers=os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), initializer=end_with_parent) as pool:
             drawn = pool.map(synthetic_faces.draw_faces, repeat(people), repeat(self.draw_seed), chunks)
             for rows, (pixels, points) in zip(chunks, track(drawn, "Drawing faces", total=len(chunks)), strict=True):
                 images[rows], landmarks[rows] = pixels, points

@@ -21,12 +21,13 @@ _NO_SHARED_MEMORY = (
     "unable to allocate shared memory",
 )
 _PEER_ENDED = (
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "Broken pipe",
-    "Connect timeout",
-    "Timed out waiting",
+    "closed by peer",
+    "reset by peer",
+    "broken pipe",
+    "timed out",
+    "timeout",
     "remote process exited",
+    "failed to connect",
 )
 
 
@@ -64,7 +65,7 @@ def explain(error: BaseException) -> str | None:
         return f"The machine's memory is full. Lower data.batch_size, data.image_size or data.num_workers. {_GO_ON}"
     if isinstance(error, OSError):
         return _explain_file(error)
-    if _is_distributed(error) and any(part in text for part in _PEER_ENDED):
+    if _is_distributed(error) and any(part in text.lower() for part in _PEER_ENDED):
         return (
             "Another process of this job has ended or can't be reached; its own message says why "
             f"({_first_sentence(text)}) {_GO_ON}"
@@ -73,9 +74,9 @@ def explain(error: BaseException) -> str | None:
 
 
 def _is_distributed(error: BaseException) -> bool:
+    known = torch.distributed.is_available() and isinstance(error, torch.distributed.DistError)
     # Gloo raises plain RuntimeErrors that begin with the place in its own code.
-    kinds = tuple(getattr(torch.distributed, name) for name in ("DistError",) if hasattr(torch.distributed, name))
-    return isinstance(error, kinds) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    return known or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def _explain_file(error: OSError) -> str | None:

@@ -22,8 +22,7 @@ from faceattr_lightning.processes import is_first_process
 from faceattr_lightning.strategy import Process, choose_accelerator, choose_strategy
 
 # Nobody can act on these: Hydra has put its log file beside metrics.csv, a run that goes on has checkpoints, Lightning
-# calls a deprecated name, and what we log at the end of an epoch is computed from all ranks' predictions and so equal on
-# every rank.
+# calls a deprecated name, and what we log at the end of an epoch comes from all ranks' predictions, so is equal on all.
 warnings.filterwarnings("ignore", "Experiment logs directory .* exists and is not empty")
 warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
 warnings.filterwarnings("ignore", ".*isinstance\\(treespec, LeafSpec\\)")

@@ -274,6 +274,22 @@ def test_images_that_do_not_decode_are_told_before_training(root: Path, tmp_path
     assert next((tmp_path / "cache").rglob("images.u8")).stat().st_ino == pack
 
 
+def test_a_process_of_a_pool_ends_with_the_one_that_was_killed() -> None:
+    code = """
+import os, signal, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from faceattr_lightning.data.prepared import end_with_parent
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(1, get_context("fork"), initializer=end_with_parent)
+    print(pool.submit(os.getpid).result(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
+    # The end of the output, which the pool's process held open too, is the end of that process.
+    assert not Path(f"/proc/{int(printed)}").exists()
+
+
 def no_room(*_: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -315,10 +331,11 @@ def test_a_cache_that_can_not_be_made(root: Path, tmp_path: Path, caplog: pytest
 
 
 PREPARE = """
-import sys, time
+import logging, sys, time
 from pathlib import Path
 from faceattr_lightning.data import prepared
 from faceattr_lightning.data.celeba import CelebA
+logging.basicConfig(level=logging.INFO)
 root, cache, pause = sys.argv[1:]
 prepared._CHUNK = 4
 write = prepared._write_chunk
@@ -334,35 +351,52 @@ print(prepared.PackedImages(module._packed.folder, 40, 48).images(__import__("nu
 
 def start(root: Path, cache: Path, pause: float) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", PREPARE, str(root), str(cache), str(pause)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_build(cache: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not list(cache.rglob("images-*.partial/images.u8")) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def test_a_killed_build_is_redone(root: Path, tmp_path: Path) -> None:
     expected = images(celeba(root, tmp_path / "plain", prepared=False))
     killed = start(root, tmp_path / "cache", pause=5)
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "cache").rglob("images-*.partial/images.u8")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for_build(tmp_path / "cache")
     killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    killed.communicate()
     assert list((tmp_path / "cache").rglob("*.partial")), "it was killed too late"
     assert torch.equal(images(celeba(root, tmp_path / "cache")), expected)
     assert parts(tmp_path / "cache") == ["images", "table"] and not list((tmp_path / "cache").rglob("*.partial"))
 
 
-def test_processes_that_start_together_build_once(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [3, pytest.param(8, marks=pytest.mark.slow)])
+def test_processes_that_start_together_build_once(root: Path, tmp_path: Path, processes: int) -> None:
     expected = int(images(celeba(root, tmp_path / "plain", prepared=False)).sum())
-    together = [start(root, tmp_path / "cache", pause=0.1) for _ in range(3)]
-    seen: set[int] = set()
-    while any(process.poll() is None for process in together):
-        for path in (tmp_path / "cache").rglob("images.u8"):
-            try:
-                seen.add(path.stat().st_ino)
-            except FileNotFoundError:
-                continue
-        time.sleep(0.02)
-    assert [int(process.communicate()[0].split()[-1]) for process in together] == [expected] * 3
-    assert len(seen) == 1
+    together = [start(root, tmp_path / "cache", pause=0.1) for _ in range(processes)]
+    said = [process.communicate() for process in together]
+    assert [int(printed.split()[-1]) for printed, _ in said] == [expected] * processes
+    built = [logged.count("celeba: packing 40 images") for _, logged in said]
+    assert sorted(built) == [0] * (processes - 1) + [1]
+    assert parts(tmp_path / "cache") == ["images", "table"] and not list((tmp_path / "cache").rglob("*.partial"))
+
+
+@pytest.mark.slow
+def test_whoever_waits_for_a_build_that_is_killed_builds(root: Path, tmp_path: Path) -> None:
+    expected = int(images(celeba(root, tmp_path / "plain", prepared=False)).sum())
+    killed = start(root, tmp_path / "cache", pause=10)
+    wait_for_build(tmp_path / "cache")
+    waiting = [start(root, tmp_path / "cache", pause=0) for _ in range(2)]
+    # Until both have found the lock taken.
+    seen = [process.stderr.readline() for process in waiting if process.stderr is not None]
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    said = [process.communicate() for process in waiting]
+    assert all("Another process is preparing" in line for line in seen)
+    assert [int(printed.split()[-1]) for printed, _ in said] == [expected] * 2
+    assert sum(logged.count("celeba: packing 40 images") for _, logged in said) == 1
+    assert parts(tmp_path / "cache") == ["images", "table"] and not list((tmp_path / "cache").rglob("*.partial"))
 
 
 @pytest.mark.parametrize("workers", [0, 4])

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +18,7 @@ from numpy.typing import NDArray
 
 from faceattr_lightning.attributes import CELEBA_ATTRIBUTES
 from faceattr_lightning.data import synthetic_faces
+from faceattr_lightning.data.synthetic import Synthetic
 from faceattr_lightning.data.synthetic_faces import (
     DRAWN_ATTRIBUTES,
     IMAGE_SIZE,
@@ -19,6 +28,8 @@ from faceattr_lightning.data.synthetic_faces import (
     draw_faces,
     sample_people,
 )
+from faceattr_lightning.errors import DataError
+from tests.runs import ROOT
 
 COLUMN = {name: column for column, name in enumerate(CELEBA_ATTRIBUTES)}
 
@@ -238,3 +249,104 @@ def test_yaw_moves_the_nose_further_than_the_outline() -> None:
     ahead = synthetic_faces._Pose(angle=0.0, scale=1.0, shift=(0.0, 0.0), yaw=0.0)
     moved = replace(ahead, yaw=5.0).place(shape) - ahead.place(shape)
     assert moved[0, 0] > 2 * moved[1, 0] > 0
+
+
+def cached(cache: Path) -> list[str]:
+    return sorted(path.name for path in (cache / "synthetic").iterdir() if path.name != ".lock")
+
+
+def test_who_comes_together_draws_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock holds between threads as between processes, which `test_eight_processes_draw_once` starts."""
+    drawn = []
+
+    def draw(self: Synthetic, folder: Path, count: int) -> None:
+        time.sleep(0.1)
+        drawn.append(count)
+        (folder / "images.npy").write_bytes(b"whole")
+
+    monkeypatch.setattr(Synthetic, "_draw", draw)
+    # What a killed process left.
+    leftover = tmp_path / "synthetic" / "9-seed0-0123456789ab.partial"
+    leftover.mkdir(parents=True)
+    modules = [Synthetic(40, 30, 30, cache_dir=str(tmp_path)) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda module: module._fill_cache(), modules))
+    assert drawn == [100]
+    assert cached(tmp_path) == [modules[0].data_root().name]
+    assert (modules[0].data_root() / "images.npy").read_bytes() == b"whole"
+
+
+def test_drawing_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(self: Synthetic, folder: Path, count: int) -> None:
+        (folder / "images.npy").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Synthetic, "_draw", draw)
+    with pytest.raises(DataError, match=r"data\.cache_dir: can't write .*: No space left on device\. Free some space"):
+        Synthetic(40, 30, 30, cache_dir=str(tmp_path)).setup()
+    assert cached(tmp_path) == []
+
+
+def test_a_disk_that_is_too_small(tmp_path: Path) -> None:
+    """A file system of 2 MB for 12 MB of faces: an error, not the signal that a mapped file meets."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        with pytest.raises(DataError, match="No space left on device"):
+            Synthetic(40, 30, 30, cache_dir=str(disk)).setup()
+        assert cached(disk) == []
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+DRAW = """
+import logging, sys
+from faceattr_lightning.data.synthetic import Synthetic
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    cache, train = sys.argv[1:]
+    module = Synthetic(int(train), 30, 30, cache_dir=cache)
+    module.setup()
+    print(int(module.open_store(module.table).read(range(60)).sum()), module.table.landmarks.sum())
+"""
+
+
+def start(script: Path, cache: Path, train: int) -> subprocess.Popen[str]:
+    # From a file, which the processes that draw can import.
+    script.write_text(DRAW)
+    command = [sys.executable, str(script), str(cache), str(train)]
+    return subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.slow
+def test_eight_processes_draw_once(tmp_path: Path) -> None:
+    together = [start(tmp_path / "draw.py", tmp_path / "cache", 40) for _ in range(8)]
+    said = [process.communicate() for process in together]
+    assert len({printed for printed, _ in said}) == 1 and said[0][0].strip()
+    assert sum(logged.count("synthetic: drawing 100 faces") for _, logged in said) == 1
+    (folder,) = cached(tmp_path / "cache")
+    assert re.fullmatch(r"100-seed0-\w{12}", folder)
+
+
+@pytest.mark.slow
+def test_killed_drawing_is_done_again_by_who_waits(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    killed = start(tmp_path / "draw.py", cache, 3000)
+    deadline = time.monotonic() + 120
+    while not list(cache.rglob("*.partial/images.npy")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    waiting = [start(tmp_path / "draw.py", cache, 3000) for _ in range(2)]
+    seen = [process.stderr.readline() for process in waiting if process.stderr is not None]
+    killed.send_signal(signal.SIGKILL)
+    # Its pool's processes hold its output open until they have noticed.
+    killed.communicate()
+    said = [process.communicate() for process in waiting]
+    assert all("Another process is preparing synthetic" in line for line in seen)
+    assert len({printed for printed, _ in said}) == 1
+    assert sum(logged.count("synthetic: drawing 3060 faces") for _, logged in said) == 1
+    assert len(cached(cache)) == 1 and not cached(cache)[0].endswith(".partial")
