@@ -27,7 +27,7 @@ from lightning.fabric.plugins.environments import (
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
-from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -53,14 +53,16 @@ _LAST_WORDS_SECONDS = 10
 
 DDP_NAMES = ("ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 
+FSDP_NAME = "fsdp"
 
-class HydraDDPStrategy(DDPStrategy):
-    """Lightning's DDP with ranks that run one Hydra job, on GPUs (nccl) and on CPU (gloo).
+
+class _HydraRanks:
+    """The part of a strategy that starts its processes.
 
     Args:
         ranks: takes the processes that are started; `distributed_job` waits for them.
         ckpt_path: the file that this rank opens, for the others to open the same one.
-        options: of `DDPStrategy`.
+        options: of the strategy.
     """
 
     def __init__(self, ranks: list[Process], ckpt_path: str | None = None, **options: Any) -> None:
@@ -68,10 +70,18 @@ class HydraDDPStrategy(DDPStrategy):
         self._ranks, self._ckpt_path = ranks, ckpt_path
 
     def _configure_launcher(self) -> None:
-        assert self.cluster_environment is not None
-        self._launcher = _JobLauncher(
-            self._ranks, self._ckpt_path, self.cluster_environment, self.num_processes, self.num_nodes
+        strategy: Any = self
+        strategy._launcher = _JobLauncher(
+            self._ranks, self._ckpt_path, strategy.cluster_environment, strategy.num_processes, strategy.num_nodes
         )
+
+
+class HydraDDPStrategy(_HydraRanks, DDPStrategy):
+    """Lightning's DDP with ranks that run one Hydra job, on GPUs (nccl) and on CPU (gloo)."""
+
+
+class HydraFSDPStrategy(_HydraRanks, FSDPStrategy):
+    """Lightning's FSDP, on GPUs, with ranks that run one Hydra job; its checkpoints are those of any other strategy."""
 
 
 class _JobLauncher(_SubprocessScriptLauncher):
@@ -172,6 +182,15 @@ def choose_strategy(
     several = num_nodes * _device_count(devices, accelerator) > 1
     if strategy in DDP_NAMES or (strategy == "auto" and several):
         return HydraDDPStrategy(ranks, ckpt_path, find_unused_parameters=strategy.endswith("unused_parameters_true"))
+    if strategy == FSDP_NAME:
+        if accelerator == "cpu" or not torch.cuda.is_available():
+            raise ConfigError(
+                [
+                    "trainer.strategy: fsdp divides a network among GPUs, and this machine has none. Use auto or ddp, "
+                    "which suit every network that fits into one GPU's memory."
+                ]
+            )
+        return HydraFSDPStrategy(ranks, ckpt_path, state_dict_type="full")
     if several or strategy.startswith("ddp"):
         raise ConfigError(
             [f"trainer.strategy: '{strategy}' starts processes in a way that Hydra jobs can't share; use auto or ddp."]

@@ -132,7 +132,9 @@ def test_which_strategy() -> None:
     for devices in (2, "2", [0, 1], "0,1"):
         assert isinstance(choose_strategy("auto", devices, "cpu", 1, []), HydraDDPStrategy)
     assert isinstance(choose_strategy("ddp", 1, "cpu", 1, []), HydraDDPStrategy)
-    for strategy, devices in (("fsdp", 2), ("ddp_spawn", 1)):
+    with pytest.raises(ConfigError, match="fsdp divides a network among GPUs, and this machine has none"):
+        choose_strategy("fsdp", 2, "cpu", 1, [])
+    for strategy, devices in (("deepspeed", 2), ("ddp_spawn", 1)):
         with pytest.raises(ConfigError, match=f"'{strategy}' starts processes in a way that Hydra jobs can't share"):
             choose_strategy(strategy, devices, "cpu", 1, [])
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import torch
 from lightning import Callback, LightningModule
+from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -310,7 +311,11 @@ class AttributeModule(LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        if gradient_clip_val and self.trainer.precision == "bf16-mixed" and gradient_clip_algorithm in (None, "norm"):
+        if gradient_clip_val and isinstance(self.trainer.strategy, FSDPStrategy):
+            # Each rank has a part of the gradients; Lightning refuses it.
+            sharded: Any = self.trainer.strategy.model
+            sharded.clip_grad_norm_(gradient_clip_val)
+        elif gradient_clip_val and self.trainer.precision == "bf16-mixed" and gradient_clip_algorithm in (None, "norm"):
             # Lightning refuses it for a fused optimiser, although bfloat16 has no scale to undo.
             nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
         else:
