@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from lightning import Callback, LightningModule, Trainer
 
 from faceattr_lightning.callbacks.last_checkpoint import LastCheckpoint
 from faceattr_lightning.errors import ConfigError
@@ -198,3 +200,25 @@ def test_slurm_takes_a_job_back_and_it_goes_on(plain: Path, tiny_data: Path, tmp
     # SLURM runs the same command with the same number.
     run(*RUN, data=tiny_data, output=output, **slurm, SLURM_RESTART_COUNT="1")
     assert_same_run(output / "train" / "slurm-77.0", plain)
+
+
+class JumpingClock(Callback):
+    """Sets the clock a day back or forth at every step, as a machine does that hears the time late."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        now, jump = time.monotonic(), 86_400 * (-1) ** batch_idx
+        time.time = lambda: now + jump
+        time.time_ns = lambda: int(1e9 * time.time())
+
+
+@pytest.mark.slow
+def test_a_clock_that_jumps(plain: Path, tiny_data: Path, tmp_path: Path) -> None:
+    clock = "++callbacks.clock={_target_: tests.test_resume.JumpingClock}"
+    killed = go_on([*RUN, clock], [kill("on_train_batch_end", 4), kill("before last.ckpt", 2)], tiny_data, tmp_path)
+    assert_same_run(killed, plain)
+    # The clock was set back for good: what the killed run has written is of the day after tomorrow.
+    future = time.time() + 2 * 86_400
+    for path in killed.rglob("*"):
+        os.utime(path, (future, future))
+    run(*RUN, "ckpt_path=last", data=tiny_data, output=tmp_path)
+    assert_same_run(killed, plain)

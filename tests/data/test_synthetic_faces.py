@@ -316,7 +316,8 @@ if __name__ == "__main__":
 
 def start(script: Path, cache: Path, train: int) -> subprocess.Popen[str]:
     # From a file, which the processes that draw can import.
-    script.write_text(DRAW)
+    if not script.exists():
+        script.write_text(DRAW)
     command = [sys.executable, str(script), str(cache), str(train)]
     return subprocess.Popen(
         command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
