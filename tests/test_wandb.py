@@ -26,9 +26,10 @@ from faceattr_lightning.callbacks.wandb_run import WandbRun, start_run
 from faceattr_lightning.config import validate
 from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.models.baseline import Baseline
+from faceattr_lightning.processes import quote
 from faceattr_lightning.tasks.trainer import make_trainer
 from tests.models.test_dmm_cnn import BACKBONE, PREPROCESSING
-from tests.runs import ROOT, SMALL, rows, run, run_dirs
+from tests.runs import ROOT, SMALL, rows, run, run_dirs, run_here
 
 BASELINE = [*SMALL, "model=baseline", "trainer.max_epochs=1"]
 WITHOUT_WANDB = """
@@ -287,3 +288,21 @@ def test_choosing_wandb_without_wandb_installed(tmp_path: Path, monkeypatch: pyt
     assert caught.value.problems == [
         "logger.wandb: the package wandb is not installed; run: pip install 'faceattr-lightning[wandb]'."
     ]
+
+
+def test_the_table_of_a_sweep(sweep: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in offline(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    given = ["task=collect", "logger=wandb", f"runs=[{quote(str(sweep))}]"]
+    run_here(*given, data=tiny_data, run_dir=tmp_path / "run", monkeypatch=monkeypatch)
+    # wandb's own process may still be writing.
+    for _ in range(100):
+        (sent,) = offline_runs(tmp_path / "run")
+        if sent.exit_codes:
+            break
+        time.sleep(0.1)
+    assert sent.run.run_group == sweep.name and sent.exit_codes == [0]
+    (name,) = sent.column("sweep.path")
+    table = json.loads((sent.folder / "files" / name).read_text())
+    assert [row[table["columns"].index("state")] for row in table["data"]] == ["failed", "finished"]
+    assert rows(sweep / "sweep.csv")[0]["reason"] == "RuntimeError: broken on purpose"
