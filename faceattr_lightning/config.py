@@ -629,6 +629,17 @@ def check_devices(config: Config) -> Iterator[str]:
             yield f"trainer.strategy: Lightning has no '{strategy}'.{did_you_mean(strategy, known)}"
 
 
+def check_sharding(config: Config) -> Iterator[str]:
+    """Check that nothing looks into a network between steps, of which each process has a part alone."""
+    target, every = str(_get(config, "weighting._target_")), _get(config, "weighting.every")
+    looks = target.endswith("GradNormWeighting") or (target.endswith("DMMWeighting") and _matches(every, int))
+    if _get(config, "trainer.strategy") == "fsdp" and looks:
+        yield (
+            "trainer.strategy: with fsdp no process has the whole network, which this weighting looks into between "
+            "steps; take ddp, another weighting, or weighting.every=epoch."
+        )
+
+
 def check_trainer(config: Config) -> Iterator[str]:
     """Make the Trainer, for what Lightning itself refuses in its arguments and beside our callbacks."""
     from faceattr_lightning.precision import AUTO
@@ -711,6 +722,7 @@ CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
     check_attributes,
     check_accelerator,
     check_devices,
+    check_sharding,
     check_trainer,
     check_length,
     check_batch,

@@ -108,6 +108,8 @@ def test_every_file_composes_and_validates(
     # Whether this machine has a GPU is no property of the file.
     monkeypatch.setattr(CUDAAccelerator, "is_available", staticmethod(lambda: True))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    # Nor where its fellows are.
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
     assert composed_problems(f"{group}={option}") == []
 
 
@@ -135,7 +137,7 @@ JOB_ERRORS = {
     "trainer.devices=two": "trainer.devices: expected at least 1",
     "trainer.devices=[0,1]": "trainer: `devices` selected with `CPUAccelerator` should be an int > 0",
     "trainer.num_nodes=2": "trainer.num_nodes: 2 machines were asked for, but nothing says where they are",
-    "trainer.strategy=fsdp": "requires a GPU accelerator",
+    "trainer.strategy=fsdp": "fsdp divides a network among GPUs, and this machine has none",
     "trainer.max_epochs=null": "trainer.max_epochs: the schedule needs an end",
     "trainer.max_steps=0": "trainer.max_steps: expected a number of at least 1, or -1 for no limit, found 0.",
     "trainer.check_val_every_n_epoch=0": "trainer.check_val_every_n_epoch: expected a number of at least 1",
@@ -228,6 +230,7 @@ COMPOSED_ERRORS = {
     "model=mtl_cnn data=celeba model.required_tasks=[age_group]": "the data has no age group labels",
     "model=mtl_cnn data=fairface model.required_tasks=[visual]": "the data has no visual labels",
     "model=mtl_cnn model.center_rate=2": "model.center_rate: expected a number in [0, 1], found 2.",
+    "trainer.strategy=fsdp weighting=gradnorm": "with fsdp no process has the whole network",
     "weighting=dws weighting.temperature=0": "weighting.temperature: expected a positive number, found 0.",
     "data=fused data.sets=[celeba,lwfa]": "data.sets: there is no 'lwfa'",
     "data=fused data.weights={celeba:1}": "data.weights: expected a weight for each of celeba, lfwa, fairface",

@@ -311,18 +311,29 @@ class FaceDataModule(LightningDataModule, ABC):
     def test_dataloader(self) -> DataLoader[Batch]:
         return self._loader(Split.TEST)
 
+    def check_batches(self, processes: int) -> None:
+        """Raise a ConfigError unless each split has enough images for a step of so many processes; after `setup`."""
+        problems = []
+        for split in Split:
+            try:
+                self._order(split, 0, processes)
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+
+    def _order(self, split: Split, rank: int, world_size: int) -> EpochOrder:
+        training = split is Split.TRAIN
+        rows = self.train_rows() if training else self.table.rows(split)
+        mix = self.mix(rows) if training else None
+        return EpochOrder(
+            len(rows), self.batch_size, self.seed, training, rank, world_size, split=split.name.lower(), mix=mix
+        )
+
     def _loader(self, split: Split) -> DataLoader[Batch]:
         dataset = self.dataset(split)
-        order = EpochOrder(
-            count=len(dataset),
-            batch_size=self.batch_size,
-            seed=self.seed,
-            training=split is Split.TRAIN,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
-            split=split.name.lower(),
-            mix=self.mix(dataset.rows) if split is Split.TRAIN else None,
-        )
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        order = self._order(split, rank, world_size)
         if split is Split.TRAIN:
             # Not only by Lightning, which says so after workers have begun to fetch.
             order.begin_at(*self.first_step)

@@ -45,6 +45,7 @@ def train(config: dict[str, Any], ranks: list[Process]) -> float | None:
         log.info("Going on from %s: epoch %d, step %d", resumed, *datamodule.first_step)
     datamodule.prepare_data()
     datamodule.setup()
+    datamodule.check_batches(process_count(config["trainer"]))
     model = make_model(config, datamodule)
     if resumed is None or checkpoint is None:
         model.load_pretrained(config["backbone"]["pretrained"])
