@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import traceback
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -26,8 +27,8 @@ from faceattr_lightning.tasks.run_folder import RunStatus, occupied, read_status
 
 log = logging.getLogger(__name__)
 
-_OF_GOING_ON = ("sweep.resume", "ckpt_path")
-"""Keys of overrides that say how a job goes on, not what it does."""
+_OF_GOING_ON = re.compile(rf"\+*(sweep\.resume=.*|ckpt_path=({LAST}|{PREVIOUS}))")
+"""The overrides that say how a job goes on, not what it does."""
 
 
 def run_job(cfg: DictConfig) -> float | None:
@@ -43,6 +44,8 @@ def run_job(cfg: DictConfig) -> float | None:
     first = is_first_process()
     with occupied(run_dir) if first else nullcontext():
         before = read_status(run_dir)
+        # A command that is refused says nothing about the run that the folder holds.
+        begun = before is None
         status = RunStatus("running", str(HydraConfig.get().runtime.choices["task"]), _overrides())
         try:
             config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
@@ -55,13 +58,12 @@ def run_job(cfg: DictConfig) -> float | None:
                     return before.value
                 if config["ckpt_path"] is None and has_checkpoint(run_dir) and is_told_to_go_on(config):
                     config["ckpt_path"] = LAST
-            before = None  # from here on, how this job ends is how the run ended
+            begun = True
             _prepare(config, run_dir, status)
             with distributed_job() as ranks:
                 value: float | None = build(config["task"], config, ranks)
         except BaseException as error:
-            # A command that was refused says nothing about the run that the folder holds.
-            if first and before is None:
+            if first and begun:
                 stopped = isinstance(error, KeyboardInterrupt | SystemExit)
                 ended = replace(status, state="stopped" if stopped else "failed", reason=_reason(error))
                 with suppress(FaceAttrError, OSError):
@@ -134,7 +136,7 @@ def _prepare(config: dict[str, Any], run_dir: Path, status: RunStatus) -> None:
 
 def _overrides() -> list[str]:
     overrides = HydraConfig.get().overrides.task
-    return [override for override in overrides if override.lstrip("+").partition("=")[0] not in _OF_GOING_ON]
+    return [override for override in overrides if not _OF_GOING_ON.fullmatch(override)]
 
 
 def _reason(error: BaseException) -> str:
