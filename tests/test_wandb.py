@@ -29,7 +29,7 @@ from faceattr_lightning.models.baseline import Baseline
 from faceattr_lightning.processes import quote
 from faceattr_lightning.tasks.trainer import make_trainer
 from tests.models.test_dmm_cnn import BACKBONE, PREPROCESSING
-from tests.runs import ROOT, SMALL, rows, run, run_dirs, run_here
+from tests.runs import ROOT, SMALL, rows, run, run_dirs
 
 BASELINE = [*SMALL, "model=baseline", "trainer.max_epochs=1"]
 WITHOUT_WANDB = """
@@ -290,17 +290,11 @@ def test_choosing_wandb_without_wandb_installed(tmp_path: Path, monkeypatch: pyt
     ]
 
 
-def test_the_table_of_a_sweep(sweep: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in offline(tmp_path).items():
-        monkeypatch.setenv(name, value)
+@pytest.mark.slow
+def test_the_table_of_a_sweep(sweep: Path, tiny_data: Path, tmp_path: Path) -> None:
     given = ["task=collect", "logger=wandb", f"runs=[{quote(str(sweep))}]"]
-    run_here(*given, data=tiny_data, run_dir=tmp_path / "run", monkeypatch=monkeypatch)
-    # wandb's own process may still be writing.
-    for _ in range(100):
-        (sent,) = offline_runs(tmp_path / "run")
-        if sent.exit_codes:
-            break
-        time.sleep(0.1)
+    run(*given, data=tiny_data, output=tmp_path, **offline(tmp_path))
+    (sent,) = offline_runs(run_dirs(tmp_path, "collect")[0])
     assert sent.run.run_group == sweep.name and sent.exit_codes == [0]
     (name,) = sent.column("sweep.path")
     table = json.loads((sent.folder / "files" / name).read_text())
