@@ -37,6 +37,7 @@ from faceattr_lightning.attributes import CELEBA_ATTRIBUTES, GENDER, resolve_att
 from faceattr_lightning.errors import ConfigError, DataError, did_you_mean
 from faceattr_lightning.going_on import folder_overrides
 from faceattr_lightning.instantiate import build, build_profiler, locate
+from faceattr_lightning.search import check_search
 
 Config = Mapping[str, Any]
 
@@ -81,6 +82,7 @@ def check_command_line(arguments: Sequence[str], conf: Path) -> list[str]:
             job, unresolved = _resolve(config)
             # Hydra makes the run's folder before the job's own checks.
             problems += [*_check_output_dir(config), *unresolved, *(check_sections(job) if job else ())]
+            problems += check_search(config, flags.overrides) if checker.multirun else []
             if problems:
                 problems += _problems_of_job(config)
             elif checker.multirun and config.hydra.launcher._target_.endswith(_LOCAL_LAUNCHERS):
@@ -523,7 +525,7 @@ def check_constructors(config: Config) -> Iterator[str]:
 
 def check_backbone(config: Config) -> Iterator[str]:
     """Check that timm has the backbone and that the weights asked for are there."""
-    from faceattr_lightning.models import backbone
+    from faceattr_lightning.networks import backbone
 
     name, pretrained = _get(config, "backbone.name"), _get(config, "backbone.pretrained")
     if isinstance(name, str):
@@ -682,15 +684,17 @@ def check_length(config: Config) -> Iterator[str]:
 
 def check_batch(config: Config) -> Iterator[str]:
     """Check that a training batch has more than one sample, over which layers normalise."""
-    task = str(_get(config, "task._target_"))
-    if task == "faceattr_lightning.tasks.train.train" and _get(config, "data.batch_size") == 1:
+    if _task(config) == "train" and _get(config, "data.batch_size") == 1:
         yield "data.batch_size: training normalises over a batch; expected at least 2, found 1."
 
 
 def check_checkpoint(config: Config) -> Iterator[str]:
     """Check that there is the checkpoint that ``ckpt_path`` means, and that it is one."""
-    from faceattr_lightning.tasks.checkpoint import checkpoint_to_go_on_from, read_checkpoint
+    from faceattr_lightning.checkpoint import read_checkpoint
+    from faceattr_lightning.tasks.checkpoint import checkpoint_to_go_on_from
 
+    if str(_get(config, "ckpt_path")).endswith(".onnx") and _task(config) == "predict":
+        return
     if isinstance(_get(config, "ckpt_path"), str) and _matches(_get(config, "paths"), dict[str, str]):
         yield from _attempt("ckpt_path", lambda: read_checkpoint(checkpoint_to_go_on_from(config)))
 
@@ -738,6 +742,10 @@ def _get(config: Config, path: str) -> Any:
     for key in path.split("."):
         node = node.get(key) if isinstance(node, Mapping) else None
     return node
+
+
+def _task(config: Config) -> str:
+    return str(_get(config, "task._target_")).rpartition(".")[2]
 
 
 def _join(path: str, key: object) -> str:

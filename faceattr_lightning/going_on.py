@@ -51,9 +51,22 @@ def folder_overrides(config: DictConfig, multirun: bool, overrides: Sequence[str
         from faceattr_lightning.tasks.checkpoint import newest_checkpoint
 
         folder = newest_checkpoint(ckpt_path, str(output_dir)).parents[1]
+    elif not multirun and task == "predict":
+        folder = unfinished_run(overrides, output_dir / task)
     elif (name := shared_run_name()) is not None:
         folder = output_dir / ("multirun" if multirun else task) / name
     return [] if folder is None else [f"{key}={quote(str(folder))}"]
+
+
+def unfinished_run(overrides: Sequence[str], runs: Path) -> Path | None:
+    """Return the folder of the newest run among ``runs`` that was begun with a command line and did not finish."""
+    from faceattr_lightning.tasks.run_folder import STATUS_FILE, is_occupied, read_status
+
+    for path in sorted(runs.glob(f"*/{STATUS_FILE}"), key=lambda path: path.stat().st_mtime, reverse=True):
+        status = read_status(path.parent)
+        if status is not None and status.overrides == list(overrides):
+            return None if status.state == "finished" or is_occupied(path.parent) else path.parent
+    return None
 
 
 def sweep_of(overrides: Sequence[str], output_dir: Path) -> Path:

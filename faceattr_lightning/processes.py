@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+import threading
+from multiprocessing import parent_process
 
 from faceattr_lightning.errors import ConfigError
 
@@ -71,3 +73,18 @@ def quote(value: str) -> str:
     # Backslashes stand for themselves, except before a quote and at the end, where each has to be doubled.
     escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
     return f"'{escaped}'"
+
+
+def end_with_parent() -> None:
+    """Let a pool's process, whose initialiser this is, end with the process that started it, however that ends.
+
+    By itself it would wait for the next task of a killed one for ever.
+    """
+    parent = parent_process()
+    assert parent is not None
+
+    def end() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()

@@ -31,7 +31,7 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
 
-from faceattr_lightning.errors import ConfigError
+from faceattr_lightning.errors import ConfigError, FaceAttrError
 from faceattr_lightning.processes import is_first_process, quote
 
 Process = subprocess.Popen[bytes]
@@ -47,6 +47,8 @@ RANK_VARIABLES = (
     # Lightning gives each rank its share of the cores, by this and by torch.set_num_threads.
     "OMP_NUM_THREADS",
 )
+_ARRIVAL_VARIABLE = "FACEATTR_ARRIVAL"
+"""Of a started rank: the end of a pipe to which it writes that it has come as far as the first one."""
 _PATIENCE_SECONDS = 120
 # A rank whose peer has failed sees its connection close, and needs some seconds to print why it failed itself.
 _LAST_WORDS_SECONDS = 10
@@ -75,6 +77,13 @@ class _HydraRanks:
             self._ranks, self._ckpt_path, strategy.cluster_environment, strategy.num_processes, strategy.num_nodes
         )
 
+    def setup_environment(self) -> None:
+        # Whoever is not here yet would be waited for until torch's patience ends, also if it is there no more.
+        strategy: Any = self
+        strategy._launcher.meet()
+        parent: Any = super()
+        parent.setup_environment()
+
 
 class HydraDDPStrategy(_HydraRanks, DDPStrategy):
     """Lightning's DDP with ranks that run one Hydra job, on GPUs (nccl) and on CPU (gloo)."""
@@ -91,6 +100,25 @@ class _JobLauncher(_SubprocessScriptLauncher):
         # the whole sweep.
         self._ranks = ranks
         self._ckpt_path = ckpt_path
+        self._arrivals: list[int] = []
+
+    def meet(self) -> None:
+        """Wait until all processes of this machine have come as far as this one.
+
+        Raises:
+            FaceAttrError: one of them has ended.
+        """
+        arrival = os.environ.pop(_ARRIVAL_VARIABLE, None)
+        if arrival is not None:
+            os.write(int(arrival), b"1")
+            os.close(int(arrival))
+        arrivals, self._arrivals = self._arrivals, []
+        # A pipe that nobody can write to any more ends without a word.
+        came = [os.read(reader, 1) for reader in arrivals]
+        for reader in arrivals:
+            os.close(reader)
+        if not all(came):
+            raise FaceAttrError("A rank of this job ended before it met the others; its messages stand above.")
 
     def kill(self, signum: Any) -> None:
         for process in self._ranks:
@@ -108,13 +136,18 @@ class _JobLauncher(_SubprocessScriptLauncher):
         os.environ["LOCAL_RANK"] = str(environment.local_rank())
         os.environ["WORLD_SIZE"] = str(self.num_processes * self.num_nodes)
         for local_rank in range(1, self.num_processes):
+            reader, writer = os.pipe()
+            own = {"LOCAL_RANK": str(local_rank), "PYTHONPATH": _python_path(), _ARRIVAL_VARIABLE: str(writer)}
             self._ranks.append(
                 subprocess.Popen(
                     rank_command(local_rank, self._ckpt_path),
-                    env={**os.environ, "LOCAL_RANK": str(local_rank), "PYTHONPATH": _python_path()},
+                    env={**os.environ, **own},
                     cwd=HydraConfig.get().runtime.cwd,
+                    pass_fds=[writer],
                 )
             )
+            os.close(writer)
+            self._arrivals.append(reader)
         threading.Thread(target=_abort_nccl_when_a_rank_fails, args=(self._ranks,), daemon=True).start()
 
 
@@ -242,7 +275,7 @@ def distributed_job() -> Iterator[list[Process]]:
         the list for the processes of the job's other ranks. They are waited for, or ended if the job fails.
 
     Raises:
-        RuntimeError: a rank failed, or did not end.
+        FaceAttrError: a rank failed, or did not end.
     """
     before = {name: os.environ.get(name) for name in RANK_VARIABLES}
     threads = torch.get_num_threads()
@@ -253,9 +286,9 @@ def distributed_job() -> Iterator[list[Process]]:
             try:
                 process.wait(timeout=_PATIENCE_SECONDS)
             except subprocess.TimeoutExpired:
-                raise RuntimeError(f"A rank of this job did not end within {_PATIENCE_SECONDS} seconds.") from None
+                raise FaceAttrError(f"A rank of this job did not end within {_PATIENCE_SECONDS} seconds.") from None
             if process.returncode != 0:
-                raise RuntimeError(
+                raise FaceAttrError(
                     f"A rank of this job failed with exit status {process.returncode}; its messages stand above."
                 )
     finally:

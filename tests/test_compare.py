@@ -10,10 +10,10 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score
 
+from faceattr_lightning.checkpoint import CHECKPOINT_KEY
 from faceattr_lightning.errors import ConfigError, DataError
 from faceattr_lightning.metrics.saved_predictions import SavedPredictions
 from faceattr_lightning.metrics.thresholds import best_thresholds
-from faceattr_lightning.models.module import CHECKPOINT_KEY
 from faceattr_lightning.tasks.compare import compare, describe, find_runs
 from tests.runs import SMALL, rows, run, run_dirs, run_here, summary
 

@@ -11,7 +11,7 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning import Callback, LightningModule, Trainer
 
-from faceattr_lightning.errors import ConfigError
+from faceattr_lightning.errors import ConfigError, FaceAttrError
 from faceattr_lightning.strategy import (
     RANK_VARIABLES,
     HydraDDPStrategy,
@@ -174,8 +174,25 @@ def test_a_failed_rank_fails_the_job() -> None:
     import subprocess
     import sys
 
-    with pytest.raises(RuntimeError, match="exit status 3"), distributed_job() as ranks:
+    with pytest.raises(FaceAttrError, match="exit status 3"), distributed_job() as ranks:
         ranks.append(subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"]))
+
+
+class FailEarly(Callback):
+    """Fails a rank before it has met the others."""
+
+    def __init__(self, rank: int) -> None:
+        if int(os.environ.get("LOCAL_RANK", "0")) == rank:
+            raise RuntimeError(f"rank {rank} never came")
+
+
+@pytest.mark.slow
+def test_a_rank_that_never_comes_is_not_waited_for(tiny_data: Path, tmp_path: Path) -> None:
+    fail = "++callbacks.fail={_target_: tests.test_distributed.FailEarly, rank: 1}"
+    two = ["model=baseline", "trainer.devices=2", "trainer.max_epochs=1", fail]
+    finished = run(*SMALL, *two, data=tiny_data, output=tmp_path, check=False, timeout=120)
+    assert finished.returncode == 1 and "rank 1 never came" in finished.stderr, finished.stderr
+    assert "ended before it met the others" in finished.stderr
 
 
 class FailOn(Callback):

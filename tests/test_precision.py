@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from faceattr_lightning.models.heads import LogitLayer
+from faceattr_lightning.networks.heads import LogitLayer
 from faceattr_lightning.precision import choose_precision
 
 DENSE = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=2))

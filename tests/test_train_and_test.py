@@ -14,11 +14,11 @@ import torch
 import yaml
 
 from faceattr_lightning.attributes import CELEBA_ATTRIBUTES
+from faceattr_lightning.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.models.dmm_cnn import DMMCNN
-from faceattr_lightning.models.module import CHECKPOINT_KEY
 from faceattr_lightning.processes import quote
-from faceattr_lightning.tasks.checkpoint import load_model, read_checkpoint
+from faceattr_lightning.tasks.checkpoint import load_model
 from tests.runs import SMALL, SMALL_DMM, assert_same_state, rows, run, run_dirs, state, summary
 
 COLUMNS = [

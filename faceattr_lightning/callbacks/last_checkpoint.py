@@ -84,3 +84,5 @@ def keep_previous(path: Path, previous: Path) -> None:
     except OSError:  # a file system without links
         shutil.copyfile(path, link)
     os.replace(link, previous)
+    # Where both are one file already, nothing was replaced.
+    link.unlink(missing_ok=True)

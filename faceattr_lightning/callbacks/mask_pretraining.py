@@ -12,8 +12,7 @@ from rich.progress import track
 from torch.utils.data import DataLoader
 
 from faceattr_lightning.data.batch import Batch
-from faceattr_lightning.models.losses import summed_over_ranks
-from faceattr_lightning.models.mask_network import mask_iou, mask_loss
+from faceattr_lightning.models.losses import mask_iou, mask_loss, summed_over_ranks
 
 if TYPE_CHECKING:
     from faceattr_lightning.models.mgmtn import MGMTN

@@ -131,8 +131,7 @@ class NonFinite(Callback):
         self._skip = False
         for before, buffer in zip(self._before, self._buffers, strict=True):
             buffer.copy_(before)
-        if pl_module._count:  # else the epoch's means are logged, and begun anew
-            pl_module._sums, pl_module._count = self._means_before
+        pl_module._sums, pl_module._count = self._means_before
         weighting = pl_module.weighting
         # It counts its steps beside the buffer that was put back.
         weighting.on_train_start(trainer, pl_module)

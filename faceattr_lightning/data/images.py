@@ -23,13 +23,22 @@ _LISTED = 10
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _JPEG_END = b"\xff\xd9"
 _TAIL = 64
-# EXIF's codes for images that lie on their side.
+# What turns an image upright, by EXIF's orientation; from 5 on it lies on its side.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _LYING = range(5, 9)
 # Modes of more than 8 bits are left out: PIL clips them to white instead of scaling them.
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 
 
-class _BadImage(Exception):
+class BadImage(Exception):
     """An image can't be used; the message is the problem without the path."""
 
 
@@ -46,9 +55,52 @@ def read_image(path: Path, size: tuple[int, int] | None) -> NDArray[np.uint8]:
     """
     try:
         with _opened(path, size) as (image, _):
-            return np.array((image if size else ImageOps.exif_transpose(image)).convert("RGB"))
-    except _BadImage as problem:
+            return np.array((image if size else upright(image)).convert("RGB"))
+    except BadImage as problem:
         raise DataError(f"{path}: {problem}") from problem
+
+
+def orientation(image: Image.Image) -> int:
+    """Return EXIF's orientation, 1 to 8; 1 where there is none or it can't be read, which is no reason to refuse."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # PIL's parser raises anything
+        return 1
+    return found if found in _UPRIGHT else 1
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Decode an image and turn it as its EXIF orientation says.
+
+    Unlike `PIL.ImageOps.exif_transpose` it does not write the rest of EXIF anew, which fails where that is damaged.
+    """
+    # Of a TIFF, PIL turns the pixels itself; in a PNG, EXIF may stand behind the pixels.
+    image.load()
+    method = _UPRIGHT.get(orientation(image))
+    return image if method is None else image.transpose(method)
+
+
+@contextmanager
+def decoding() -> Iterator[None]:
+    """Turn whatever goes wrong while an image is opened and decoded into a `BadImage`."""
+    try:
+        yield
+    except BadImage:
+        raise
+    except FileNotFoundError as error:
+        raise BadImage("the file is missing") from error
+    except UnidentifiedImageError as error:
+        raise BadImage("the file is not an image; fetch it again") from error
+    # PIL's decoders raise anything on a damaged file: SyntaxError for PNG's chunks, struct.error, IndexError.
+    except Exception as error:
+        raise BadImage(f"the image can't be decoded ({error}); fetch it again") from error
+
+
+def refuse_empty(file: BinaryIO) -> None:
+    """Raise a `BadImage` if a file has no content; otherwise go back to its start."""
+    if file.seek(0, os.SEEK_END) == 0:
+        raise BadImage("the file is empty; fetch it again")
+    file.seek(0)
 
 
 def fit_image(image: NDArray[np.uint8], frame: tuple[int, int]) -> NDArray[np.uint8]:
@@ -104,7 +156,7 @@ def check_image(path: Path, size: tuple[int, int] | None) -> str | None:
         with _opened(path, size) as (image, file):
             if image.format != "JPEG" or _JPEG_END not in _tail(file):
                 image.load()
-    except _BadImage as problem:
+    except BadImage as problem:
         return str(problem)
     return None
 
@@ -161,34 +213,26 @@ def without_images(table: FaceTable, bad: Mapping[str, str]) -> FaceTable:
 
 @contextmanager
 def _opened(path: Path, size: tuple[int, int] | None) -> Iterator[tuple[Image.Image, BinaryIO]]:
-    """Open an image, undecoded; turn whatever goes wrong, then or while it is used, into a `_BadImage`."""
-    try:
-        with path.open("rb") as file, Image.open(file) as image:
+    """Open an image, undecoded; turn whatever goes wrong, then or while it is used, into a `BadImage`."""
+    with decoding(), path.open("rb") as file:
+        refuse_empty(file)
+        with Image.open(file) as image:
             if size is not None and image.size != size[::-1]:
-                raise _BadImage(
+                raise BadImage(
                     f"expected {size[1]} x {size[0]} pixels, found {image.width} x {image.height}; labels and "
                     "landmarks belong to the official frame: use the data set's aligned images, neither cropped nor "
                     "resized"
                 )
             if image.mode not in _MODES:
-                raise _BadImage(f"expected 8 bits per channel, found PIL mode {image.mode}; save it as an 8-bit image")
+                raise BadImage(f"expected 8 bits per channel, found PIL mode {image.mode}; save it as an 8-bit image")
             yield image, file
-    except FileNotFoundError as error:
-        raise _BadImage("the file is missing") from error
-    except UnidentifiedImageError as error:
-        content = "the file is empty" if path.stat().st_size == 0 else "the file is not an image"
-        raise _BadImage(f"{content}; fetch it again") from error
-    # SyntaxError is what PIL raises for broken PNG chunks.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise _BadImage(f"the image can't be decoded ({error}); fetch it again") from error
 
 
 def _upright_size(path: Path) -> tuple[int, int]:
     try:
         with _opened(path, None) as (image, _):
-            lies = image.getexif().get(ExifTags.Base.Orientation) in _LYING
-            return image.size if lies else (image.height, image.width)
-    except _BadImage as problem:
+            return image.size if orientation(image) in _LYING else (image.height, image.width)
+    except BadImage as problem:
         raise DataError(f"{path}: {problem}") from problem
 
 

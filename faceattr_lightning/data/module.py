@@ -14,7 +14,7 @@ import torch
 from lightning import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from faceattr_lightning.attributes import resolve_attributes
 from faceattr_lightning.data.annotations import check_landmark_file
@@ -51,6 +51,15 @@ class FileOptions(TypedDict, total=False):
     landmark_file: str | None
     prepared: bool
     cache_dir: str | None
+
+
+def _shared(batch: Any) -> Any:
+    """Put a worker's batch into shared memory here, where an error is seen: torch's queue would wait for ever."""
+    if get_worker_info() is not None:
+        for value in batch.values():
+            if isinstance(value, Tensor):
+                value.share_memory_()  # type: ignore[no-untyped-call]
+    return batch
 
 
 class FaceLoader(DataLoader[Batch]):
@@ -346,6 +355,7 @@ class FaceDataModule(LightningDataModule, ABC):
             batch_size=None,
             sampler=order,
             num_workers=workers,
+            collate_fn=_shared,
             pin_memory=gpu,
             persistent_workers=workers > 0,
             # The loader draws a number for each iterator: from its own source, or dropout would depend on the workers.

@@ -16,13 +16,12 @@ import json
 import logging
 import os
 import shutil
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -38,6 +37,7 @@ from faceattr_lightning.data.dataset import CroppedSource, FaceSource
 from faceattr_lightning.data.images import refuse_images, without_images
 from faceattr_lightning.data.table import FaceTable, Slice
 from faceattr_lightning.errors import DataError
+from faceattr_lightning.processes import end_with_parent
 
 if TYPE_CHECKING:
     from faceattr_lightning.data.module import FaceDataModule
@@ -363,21 +363,6 @@ def replacing(folder: Path) -> Iterator[Path]:
             os.rename(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def end_with_parent() -> None:
-    """Let a pool's process, whose initialiser this is, end with the process that started it, however that ends.
-
-    By itself it would wait for the next task of a killed one for ever.
-    """
-    parent = parent_process()
-    assert parent is not None
-
-    def end() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end, daemon=True).start()
 
 
 def _build(data: FaceDataModule, folder: Path) -> Prepared:

@@ -21,9 +21,10 @@ from faceattr_lightning.attributes import CELEBA_ATTRIBUTES
 from faceattr_lightning.data import synthetic_faces
 from faceattr_lightning.data.dataset import ArrayStore, ImageStore
 from faceattr_lightning.data.module import FaceDataModule
-from faceattr_lightning.data.prepared import alone, end_with_parent, replacing
+from faceattr_lightning.data.prepared import alone, replacing
 from faceattr_lightning.data.table import FaceTable, Split
 from faceattr_lightning.errors import ConfigError, DataError
+from faceattr_lightning.processes import end_with_parent
 
 log = logging.getLogger(__name__)
 

@@ -1,18 +1,12 @@
-"""MTCNN (Zhang et al., arXiv 1604.02878) as the package mtcnn-runtime has it: boxes and CelebA's five landmarks."""
+"""MTCNN (Zhang et al., arXiv 1604.02878) as the package mtcnn-runtime has it: CelebA's five landmarks of one face."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import importlib
-import types
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from faceattr_lightning.errors import ConfigError
+from faceattr_lightning.inference.detection import MTCNNDetector
 
 _SHORTER_SIDE = 500
 
@@ -24,72 +18,30 @@ class MTCNN:
     faces counts, see `main_face`.
 
     Args:
-        min_face_size: of the smallest face looked for, in pixels (of the shrunk photo), at least 12.
+        min_face_size: of the smallest face looked for, in pixels (of the shrunk photo), 12 to 500.
 
     Raises:
-        ConfigError: mtcnn-runtime is not installed or can't be loaded, or ``min_face_size`` is too small.
+        ConfigError: mtcnn-runtime is not installed or can't be loaded, or ``min_face_size`` is out of its range.
     """
 
     points = 5
 
     def __init__(self, min_face_size: int = 20) -> None:
-        if min_face_size < 12:
-            raise ConfigError([f"keypoints.min_face_size: expected at least 12 pixels, found {min_face_size}."])
-        self.min_face_size = min_face_size
-        try:
-            runtime: Any = importlib.import_module("mtcnnruntime.detector")
-        except ModuleNotFoundError as error:
-            raise ConfigError(
-                [
-                    f"keypoints: the package mtcnn-runtime, or one that it needs, is not installed ({error}); run: "
-                    "pip install 'faceattr-lightning[keypoints]'."
-                ]
-            ) from error
-        except ImportError as error:  # as a rule OpenCV lacks a system library, such as libGL.so.1
-            raise ConfigError(
-                [
-                    f"keypoints: mtcnn-runtime can't be loaded ({error}). Install that library (libGL.so.1: Debian's "
-                    "libgl1), or opencv-python-headless in the place of opencv-python."
-                ]
-            ) from error
-        onnxruntime = runtime.onnxruntime
-        options = onnxruntime.SessionOptions()
-        # Faces are found by several processes; in each, more threads would only be in the others' way.
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        runtime.cv2.setNumThreads(1)
-        session = functools.partial(onnxruntime.InferenceSession, sess_options=options)
-        try:
-            # It takes no options, but makes its sessions through this one name.
-            runtime.onnxruntime = types.SimpleNamespace(InferenceSession=session)
-            self._detector = runtime.MTCNN()
-        finally:
-            runtime.onnxruntime = onnxruntime
+        if not 12 <= min_face_size <= _SHORTER_SIDE:
+            expected = f"at least 12 pixels and at most {_SHORTER_SIDE}"
+            raise ConfigError([f"keypoints.min_face_size: expected {expected}, found {min_face_size}."])
+        self.detector = MTCNNDetector(min_face_size, min_face_share=0, shorter_side=_SHORTER_SIDE)
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """Return the five landmarks of `main_face`, float32 (5, 2); ``None`` without a face. See `KeypointModel`."""
-        height, width = image.shape[:2]
-        shrink = max(1.0, min(height, width) / _SHORTER_SIDE)
-        if shrink > 1:
-            size = (round(width / shrink), round(height / shrink))
-            image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
-        # Its channels are OpenCV's; given RGB, it finds fewer faces without a word.
-        bgr = np.ascontiguousarray(image[..., ::-1])
-        try:
-            # It prints "error" where a box reaches far beyond the image.
-            with contextlib.redirect_stdout(None):
-                boxes, landmarks = self._detector.detect(bgr, min_face_size=self.min_face_size)
-        except ValueError:  # what it raises if its first network finds nothing
+        found = self.detector.find(image)
+        if len(found.boxes) == 0:
             return None
-        if len(boxes) == 0:
-            return None
-        # Of a face: x of all five, then y of all five; left in the image first, like CelebA's.
-        points = landmarks[main_face(boxes, image.shape[:2])].reshape(2, 5).T
-        scale = np.array([width / image.shape[1], height / image.shape[0]])
-        in_photo: NDArray[np.float32] = ((points + 0.5) * scale - 0.5).astype(np.float32)
-        return in_photo
+        landmarks: NDArray[np.float32] = found.landmarks[main_face(found.boxes, found.frame)]
+        return landmarks
 
 
-def main_face(boxes: NDArray[np.float64], size: tuple[int, ...]) -> int:
+def main_face(boxes: NDArray[np.floating], size: tuple[int, ...]) -> int:
     """Return the index of the face that a photo is about.
 
     Ours: the largest box, weighted by nearness to the centre, since data sets of faces are cropped around theirs:

@@ -1,40 +1,11 @@
-"""The baseline: a backbone and one linear layer. What every claim is compared with."""
+"""The baseline in training; see `faceattr_lightning.networks.baseline`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
-
-from faceattr_lightning.models.backbone import Backbone
-from faceattr_lightning.models.heads import pooled_head
 from faceattr_lightning.models.module import AttributeModule
-from faceattr_lightning.models.output import Output
-
-
-class BaselineNetwork(nn.Module):
-    """Backbone, global average pooling, dropout, one linear layer; another one for age groups.
-
-    Args:
-        backbone: any.
-        attributes: number of attributes A.
-        age_groups: number of age groups G; 0 leaves their head out.
-        dropout: probability in [0, 1).
-    """
-
-    def __init__(self, backbone: Backbone, attributes: int, age_groups: int = 0, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = pooled_head(backbone.channels, attributes, dropout)
-        self.age_head = pooled_head(backbone.channels, age_groups, dropout) if age_groups else None
-
-    def forward(self, image: Tensor) -> Output:
-        """Return ``logits`` float (B, A) for images (B, 3, H, W) in the range 0 to 255; see `Output`."""
-        features = self.backbone(image)
-        output: Output = {"logits": self.head(features)}
-        if self.age_head is not None:
-            output["age_group"] = self.age_head(features)
-        return output
+from faceattr_lightning.networks.baseline import BaselineNetwork
 
 
 class Baseline(AttributeModule):
@@ -43,6 +14,8 @@ class Baseline(AttributeModule):
     Args:
         dropout: before the linear layer.
     """
+
+    network: BaselineNetwork
 
     def __init__(
         self,
@@ -61,6 +34,12 @@ class Baseline(AttributeModule):
             attribute_names, preprocessing, groups, weighting, calibration, optimizer, schedule, age_groups
         )
         self.save_hyperparameters(logger=False)
-        self.network = BaselineNetwork(
-            self.make_backbone(backbone), len(attribute_names), len(self.age_groups), dropout
+        self.network = self.make_network(
+            {
+                "_target_": "faceattr_lightning.networks.baseline.BaselineNetwork",
+                "backbone": self.backbone_node(backbone),
+                "attributes": len(attribute_names),
+                "age_groups": len(self.age_groups),
+                "dropout": dropout,
+            }
         )

@@ -1,4 +1,4 @@
-"""Losses that leave out what is not labelled."""
+"""Losses, and measures of the same targets, that leave out what is not labelled."""
 
 from __future__ import annotations
 
@@ -93,3 +93,41 @@ def landmark_error(predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     between_eyes = (target[:, 0] - target[:, 1]).norm(dim=-1)
     error = (predicted - target).norm(dim=-1).mean(dim=-1) / between_eyes.clamp(min=1e-6)
     return torch.where(valid.all(dim=-1) & (between_eyes > 0), error, torch.nan)
+
+
+def mask_loss(logits: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
+    """Return binary cross-entropy plus Dice loss, each averaged over the groups and the valid samples. Ours.
+
+    The Dice loss of a mask is 1 - (2 sum(p m) + 1) / (sum(p) + sum(m) + 1) over its pixels; the ones keep an empty mask
+    from dividing by 0.
+
+    Args:
+        logits: float (B, K, h, w).
+        masks: (B, K, h, w), 0 or 1.
+        valid: bool (B,), whether a sample's masks are known.
+
+    Returns:
+        float scalar, of a rank as `labelled_count` has it, so every rank has to call it; 0 without a valid sample.
+    """
+    logits = logits.float()
+    target = masks.to(logits.dtype)
+    cross_entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=(1, 2, 3))
+    probability = logits.sigmoid()
+    overlap, total = (probability * target).sum(dim=(2, 3)), (probability + target).sum(dim=(2, 3))
+    dice = (1 - (2 * overlap + 1) / (total + 1)).mean(dim=1)
+    return ((cross_entropy + dice) * valid).sum() / labelled_count(valid)
+
+
+def mask_iou(predicted: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
+    """Return intersection over union of each mask.
+
+    Args:
+        predicted: bool (B, K, h, w).
+        masks: bool (B, K, h, w).
+        valid: bool (B,), whether a sample's masks are known.
+
+    Returns:
+        float (B, K), in [0, 1]; NaN for a sample that is not valid and where both masks are empty.
+    """
+    intersection, union = (predicted & masks).sum(dim=(2, 3)), (predicted | masks).sum(dim=(2, 3))
+    return torch.where(valid[:, None] & (union > 0), intersection / union, torch.nan)

@@ -18,6 +18,7 @@ from faceattr_lightning.attributes import resolve_groups
 from faceattr_lightning.callbacks.stage import fitting
 from faceattr_lightning.callbacks.task_weighting import TaskWeighting
 from faceattr_lightning.callbacks.threshold_calibration import ThresholdCalibrator
+from faceattr_lightning.checkpoint import CHECKPOINT_KEY
 from faceattr_lightning.data.batch import Batch
 from faceattr_lightning.data.order import EpochOrder
 from faceattr_lightning.data.preprocessing import Preprocessing
@@ -27,16 +28,16 @@ from faceattr_lightning.instantiate import build
 from faceattr_lightning.metrics.age_groups import age_group_measures
 from faceattr_lightning.metrics.attribute_metrics import attribute_metrics, mean_metrics
 from faceattr_lightning.metrics.predictions import Predictions, PredictionStore
-from faceattr_lightning.models.backbone import Backbone, load_pretrained
 from faceattr_lightning.models.losses import age_group_loss, attribute_bce, labelled_count, landmark_error
-from faceattr_lightning.models.output import Output
+from faceattr_lightning.networks.backbone import load_pretrained
+from faceattr_lightning.networks.load import make_network
+from faceattr_lightning.networks.output import Output
 
 if TYPE_CHECKING:
     from faceattr_lightning.data.module import FaceDataModule
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_KEY = "faceattr_lightning"
 TRAINING_FACTS = ("effective_batch_size", "learning_rate")
 
 UNIFORM = {"_target_": "faceattr_lightning.callbacks.task_weighting.TaskWeighting"}
@@ -46,7 +47,7 @@ ONE_CYCLE = {"name": "one_cycle", "warmup": 0.2}
 
 
 class AttributeModule(LightningModule):
-    """Base of the LightningModules. A subclass makes ``self.network`` and may add losses.
+    """Base of the LightningModules. A subclass makes ``self.network`` by `make_network` and may add losses.
 
     Every argument is plain data, so that ``load_from_checkpoint(path)`` needs nothing else and
     ``torch.load(weights_only=True)`` opens the file. `weighting` and `calibrator` are submodules (their buffers are
@@ -112,18 +113,35 @@ class AttributeModule(LightningModule):
         self.predictions = PredictionStore()
         self._sums: Tensor | None = None
         self._count = 0
+        self._names: list[str] = []
         self.run_config: dict[str, Any] = {}
         """The run's whole configuration as plain data; stands in the checkpoint."""
+        self.network_node: dict[str, Any] | None = None
+        """What `make_network` has made the network of; stands in the checkpoint."""
         self.training_facts: dict[str, float] = {}
         """`TRAINING_FACTS`, once known: over all processes and accumulated steps, and at the schedule's peak."""
 
-    def make_backbone(self, backbone: dict[str, Any]) -> Backbone:
-        """Make the backbone that a node (``name``, ``freeze``, ``channels_last``) names, with random weights."""
+    def backbone_node(self, backbone: dict[str, Any]) -> dict[str, Any]:
+        """Return a `Backbone`'s node for the configuration's (``name``, ``freeze``, ``channels_last``)."""
         image = self.preprocessing
-        channels_last = backbone.get("channels_last", True)
-        made = Backbone(backbone["name"], image.mean, image.std, image.image_size, channels_last)
-        made.freeze(backbone.get("freeze", 0))
-        return made
+        return {
+            "_target_": "faceattr_lightning.networks.backbone.Backbone",
+            "name": backbone["name"],
+            "mean": image.mean,
+            "std": image.std,
+            "image_size": image.image_size,
+            "channels_last": backbone.get("channels_last", True),
+            "freeze": backbone.get("freeze", 0),
+        }
+
+    def make_network(self, node: dict[str, Any]) -> Any:
+        """Make the network of a node, with random weights, and keep the node, with which the checkpoint describes it.
+
+        Args:
+            node: of plain data; see `faceattr_lightning.networks.load.make_network`.
+        """
+        self.network_node = node
+        return make_network(node)
 
     def make_calibrator(self, calibration: dict[str, Any]) -> ThresholdCalibrator:
         """Make the calibrator of a node for this model's attributes."""
@@ -141,7 +159,7 @@ class AttributeModule(LightningModule):
         return [self.weighting, self.calibrator]
 
     def load_pretrained(self, pretrained: bool | str) -> None:
-        """Load what training starts from; see `faceattr_lightning.models.backbone.load_pretrained`."""
+        """Load what training starts from; see `faceattr_lightning.networks.backbone.load_pretrained`."""
         backbone: Any = self.network.backbone
         load_pretrained(backbone, pretrained)
 
@@ -190,7 +208,7 @@ class AttributeModule(LightningModule):
         logged = {"train/loss": loss, "train/loss_per_attribute": attribute_losses.mean()}
         if len(terms) > 1:
             logged |= {f"train/loss_{name}": term for name, term in terms.items()}
-        self._log_means(logged, len(batch["image"]))
+        self._add_to_means(logged, len(batch["image"]))
         # Beside the loss, for the weighting: each loss's sum over this rank's samples, and their number.
         sums, counts = attribute_losses.detach() * count, labelled.sum(dim=0)
         for task in self.weighting.tasks:
@@ -203,6 +221,10 @@ class AttributeModule(LightningModule):
         # Dropout, too, is a pure function of (seed, epoch, rank, step), so that a resumed run goes on exactly.
         key = (self.run_config.get("seed", 0), self.current_epoch, self.global_rank, batch_idx)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        # Here, after the callbacks, of which one may have left the step out.
+        self._log_means()
 
     def on_validation_epoch_start(self) -> None:
         self.predictions.reset()
@@ -325,6 +347,7 @@ class AttributeModule(LightningModule):
         checkpoint[CHECKPOINT_KEY] = {
             "version": faceattr_lightning.__version__,
             "model": f"{type(self).__module__}.{type(self).__qualname__}",
+            "network": self.network_node,
             "attribute_names": self.attribute_names,
             "groups": self.groups,
             "age_groups": self.age_groups,
@@ -345,18 +368,21 @@ class AttributeModule(LightningModule):
         self.training_facts = self.training_facts or {name: own[name] for name in TRAINING_FACTS if name in own}
         self._sums, self._count = own.get("epoch_sums"), own.get("epoch_count", 0)
 
-    def _log_means(self, values: dict[str, Tensor], count: int) -> None:
-        """Log the epoch's means with its last step: a call for each value and step takes a millisecond."""
-        if self._trainer is None:
-            return
+    def _add_to_means(self, values: dict[str, Tensor], count: int) -> None:
         step = count * torch.stack([value.detach() for value in values.values()])
         self._sums = step if self._sums is None else self._sums.to(step.device) + step
         self._count += count
-        if self.trainer.is_last_batch or self.trainer.global_step + 1 == self.trainer.max_steps:
-            for name, value in zip(values, self._sums / self._count, strict=True):
-                bar = name == "train/loss"
-                self.log(name, value, on_step=False, on_epoch=True, prog_bar=bar, batch_size=1, sync_dist=True)
-            self._sums, self._count = None, 0
+        self._names = list(values)
+
+    def _log_means(self) -> None:
+        """Log the epoch's means with its last step: a call for each value and step takes a millisecond."""
+        ends = self.trainer.is_last_batch or self.trainer.global_step == self.trainer.max_steps
+        if not ends or self._sums is None:
+            return
+        for name, value in zip(self._names, self._sums / self._count, strict=True):
+            bar = name == "train/loss"
+            self.log(name, value, on_step=False, on_epoch=True, prog_bar=bar, batch_size=1, sync_dist=True)
+        self._sums, self._count = None, 0
 
     def _collect(self, batch: Batch) -> None:
         output = self.predict(batch)

@@ -27,6 +27,7 @@ from faceattr_lightning.errors import ConfigError, DataError
 from faceattr_lightning.instantiate import build
 from faceattr_lightning.keypoints import KeypointModel
 from faceattr_lightning.landmarks import LANDMARK_COLUMNS
+from faceattr_lightning.processes import end_with_parent
 
 if TYPE_CHECKING:
     from faceattr_lightning.strategy import Process
@@ -173,6 +174,7 @@ _model: KeypointModel
 
 def _start_worker(node: dict[str, Any]) -> None:
     global _model
+    end_with_parent()
     # Ctrl-C goes to every process; the first one ends the others in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _model = build(node)

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from faceattr_lightning.callbacks.threshold_calibration import ThresholdCalibrator
+from faceattr_lightning.checkpoint import read_checkpoint
 from faceattr_lightning.models.module import AttributeModule
 from faceattr_lightning.processes import is_first_process
 from faceattr_lightning.strategy import Process
-from faceattr_lightning.tasks.checkpoint import read_checkpoint
 from faceattr_lightning.tasks.run_folder import save_config
 from faceattr_lightning.tasks.test import prepare_test
 from faceattr_lightning.tasks.trainer import make_trainer

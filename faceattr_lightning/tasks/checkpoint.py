@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from packaging.version import InvalidVersion, Version
-
-import faceattr_lightning
+from faceattr_lightning.checkpoint import BEST, CHECKPOINT_KEY, LAST, PREVIOUS, other_code, read_checkpoint
 from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.instantiate import locate
-from faceattr_lightning.models.module import CHECKPOINT_KEY, AttributeModule
-
-BEST, LAST, PREVIOUS = "best", "last", "previous"
-"""What ``ckpt_path`` can be beside a file, and the names of the files."""
+from faceattr_lightning.models.module import AttributeModule
 
 
 def checkpoint_file(run_dir: Path, name: str) -> Path:
@@ -70,70 +62,6 @@ def checkpoint_to_go_on_from(config: Mapping[str, Any]) -> Path:
     return own if wanted in (LAST, PREVIOUS) and own.is_file() else newest_checkpoint(wanted, paths["output_dir"])
 
 
-def read_checkpoint(path: Path, key: str = "ckpt_path") -> dict[str, Any]:
-    """Return a checkpoint's content; its tensors stay in the file until they are used.
-
-    Args:
-        path: of the file.
-        key: the configuration key that an error names.
-
-    Raises:
-        ConfigError: there is no such file, it is no checkpoint of this program, or is damaged.
-    """
-    if not path.is_file():
-        raise ConfigError([f"{key}: there is no file {path}; expected a checkpoint file."])
-    before = path.with_name(f"{PREVIOUS}.ckpt")
-    advice = f"ckpt_path={PREVIOUS} takes the one before it." if path.stem == LAST and before.is_file() else ""
-    advice = advice or "Take another file."
-    if not is_whole(path):
-        raise ConfigError(
-            [
-                f"{key}: {path} can't be read as a checkpoint ({path.stat().st_size:,} bytes); it is damaged, cut "
-                f"short or no checkpoint. {advice}"
-            ]
-        )
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # whatever torch.load makes of it; its advice is not for our users
-        raise ConfigError(
-            [
-                f"{key}: {path} can't be read as a checkpoint: it holds more than tensors and plain data, which could "
-                f"be a program, and was not run. {advice}"
-            ]
-        ) from error
-    own = checkpoint.get(CHECKPOINT_KEY) if isinstance(checkpoint, dict) else None
-    if not isinstance(own, dict):
-        raise ConfigError([f"{key}: {path} was not made by faceattr-lightning. Take another file."])
-    missing = [key for key in ("state_dict", "loops") if key not in checkpoint]
-    missing += [key for key in ("version", "model", "config") if key not in own]
-    if missing:
-        raise ConfigError([f"{key}: {path} is damaged: it lacks {', '.join(missing)}. {advice}"])
-    try:
-        newer = Version(own["version"]) > Version(faceattr_lightning.__version__)
-    except InvalidVersion:
-        raise ConfigError([f"{key}: {path} is damaged: its version is '{own['version']}'. {advice}"]) from None
-    if newer:
-        raise ConfigError(
-            [
-                f"{key}: {path} was made by version {own['version']}, which is newer than this one, "
-                f"{faceattr_lightning.__version__}. Update the code, or take another file."
-            ]
-        )
-    return checkpoint
-
-
-def is_whole(path: Path) -> bool:
-    """Return whether a file is one of ``torch.save``, with every byte as it was written.
-
-    ``torch.load`` with ``mmap`` does not compare the checksums that ``torch.save`` has written.
-    """
-    try:
-        with zipfile.ZipFile(path) as file:
-            return file.testzip() is None
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, zlib.error):
-        return False
-
-
 def check_weights(path: Path, checkpoint: dict[str, Any], model: AttributeModule) -> None:
     """Raise a ConfigError unless a checkpoint has just the tensors that a model has."""
     stored, expected = checkpoint["state_dict"], model.state_dict()
@@ -143,7 +71,7 @@ def check_weights(path: Path, checkpoint: dict[str, Any], model: AttributeModule
         if name not in stored or name not in expected or stored[name].shape != expected[name].shape
     ]
     if differing:
-        raise ConfigError([_other_code(path, checkpoint, f"{len(differing)} tensors differ, first {differing[0]}")])
+        raise other_code(path, checkpoint, f"{len(differing)} tensors differ, first {differing[0]}")
 
 
 def load_model(path: Path) -> AttributeModule:
@@ -157,13 +85,5 @@ def load_model(path: Path) -> AttributeModule:
         model_class: Any = locate(checkpoint[CHECKPOINT_KEY]["model"])
         model: AttributeModule = model_class.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     except (ImportError, RuntimeError, TypeError) as error:
-        raise ConfigError([_other_code(path, checkpoint, " ".join(str(error).split()))]) from error
+        raise other_code(path, checkpoint, " ".join(str(error).split())) from error
     return model
-
-
-def _other_code(path: Path, checkpoint: dict[str, Any], reason: str) -> str:
-    made_by = checkpoint[CHECKPOINT_KEY]["version"]
-    return (
-        f"ckpt_path: {path} does not fit the model of this version ({reason}). It was made by version {made_by}, this "
-        f"is {faceattr_lightning.__version__}; take that version's code."
-    )

@@ -15,13 +15,14 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from faceattr_lightning.allocator import keep_freed_memory
+from faceattr_lightning.checkpoint import LAST, PREVIOUS
 from faceattr_lightning.config import validate
 from faceattr_lightning.errors import ConfigError, FaceAttrError
 from faceattr_lightning.instantiate import build
 from faceattr_lightning.processes import is_first_process, is_restarted
 from faceattr_lightning.report.files import write_text
 from faceattr_lightning.strategy import distributed_job
-from faceattr_lightning.tasks.checkpoint import LAST, PREVIOUS, has_checkpoint
+from faceattr_lightning.tasks.checkpoint import has_checkpoint
 from faceattr_lightning.tasks.failures import explain
 from faceattr_lightning.tasks.run_folder import RunStatus, occupied, read_status, save_config, write_status
 
@@ -63,19 +64,19 @@ def run_job(cfg: DictConfig) -> float | None:
             with distributed_job() as ranks:
                 value: float | None = build(config["task"], config, ranks)
         except BaseException as error:
+            explained = explain(error)
             if first and begun:
                 stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-                ended = replace(status, state="stopped" if stopped else "failed", reason=_reason(error))
+                ended = replace(status, state="stopped" if stopped else "failed", reason=explained or _reason(error))
                 with suppress(FaceAttrError, OSError):
                     write_status(ended, run_dir)
-                    if not stopped and not isinstance(error, FaceAttrError):
+                    if not stopped and explained is None and not isinstance(error, FaceAttrError):
                         # Of several failed jobs Hydra prints the first one's alone.
                         write_text(traceback.format_exc(), run_dir / "traceback.txt")
             if isinstance(error, SIGTERMException):
                 log.info("SIGTERM ended this run. ckpt_path=last goes on with it.")
                 # 128 + 15, as a shell says of a process that SIGTERM ended; Lightning's is 0.
                 raise SystemExit(143) from error
-            explained = explain(error)
             if explained is not None:
                 raise FaceAttrError(explained) from error
             raise

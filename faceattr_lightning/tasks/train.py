@@ -11,13 +11,14 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 
 from faceattr_lightning.callbacks.last_checkpoint import LastCheckpoint
+from faceattr_lightning.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from faceattr_lightning.data.module import FaceDataModule
 from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.instantiate import build, locate
-from faceattr_lightning.models.backbone import normalisation
-from faceattr_lightning.models.module import CHECKPOINT_KEY, AttributeModule
+from faceattr_lightning.models.module import AttributeModule
+from faceattr_lightning.networks.backbone import normalisation
 from faceattr_lightning.strategy import Process, process_count
-from faceattr_lightning.tasks.checkpoint import check_weights, checkpoint_to_go_on_from, read_checkpoint
+from faceattr_lightning.tasks.checkpoint import check_weights, checkpoint_to_go_on_from
 from faceattr_lightning.tasks.trainer import make_trainer
 
 log = logging.getLogger(__name__)

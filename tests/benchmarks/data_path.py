@@ -21,7 +21,7 @@ from faceattr_lightning.allocator import keep_freed_memory
 from faceattr_lightning.data.celeba import read_celeba
 from faceattr_lightning.data.module import FaceDataModule
 from faceattr_lightning.data.table import Split
-from faceattr_lightning.models.backbone import Backbone
+from faceattr_lightning.networks.backbone import Backbone
 from tests.benchmarks import public_style, torchvision_style
 from tests.benchmarks.clock import ROUNDS, Turn, interleave_processes
 from tests.benchmarks.faces import write_photos

@@ -17,7 +17,7 @@ from torch.nn import functional
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MultilabelAccuracy, MultilabelF1Score, MultilabelPrecision, MultilabelRecall
 
-from faceattr_lightning.models.backbone import normalisation
+from faceattr_lightning.networks.backbone import normalisation
 from tests.benchmarks import torchvision_style
 from tests.benchmarks.clock import Turn, interleave_processes
 from tests.benchmarks.faces import write_photos

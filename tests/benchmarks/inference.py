@@ -15,8 +15,8 @@ from faceattr_lightning.data.preprocessing import Preprocessing
 from faceattr_lightning.export.int8 import quantise
 from faceattr_lightning.export.onnx import Deployed, export_onnx, run_file, run_model
 from faceattr_lightning.export.session import open_session
-from faceattr_lightning.models.backbone import normalisation
 from faceattr_lightning.models.baseline import Baseline
+from faceattr_lightning.networks.backbone import normalisation
 from tests.benchmarks.rows import Row
 
 ROUNDS = 7

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import torch
 
 from faceattr_lightning.allocator import keep_freed_memory
-from faceattr_lightning.models.backbone import Backbone
-from faceattr_lightning.models.baseline import BaselineNetwork
 from faceattr_lightning.models.losses import attribute_bce
+from faceattr_lightning.networks.backbone import Backbone
+from faceattr_lightning.networks.baseline import BaselineNetwork
 from tests.benchmarks.clock import Turn, interleave_processes
 from tests.benchmarks.rows import Row
 

@@ -24,9 +24,9 @@ from faceattr_lightning.data.celeba import read_celeba
 from faceattr_lightning.data.module import FaceDataModule
 from faceattr_lightning.data.table import Split
 from faceattr_lightning.instantiate import build
-from faceattr_lightning.models.backbone import normalisation
 from faceattr_lightning.models.losses import attribute_bce
 from faceattr_lightning.models.module import AttributeModule, learning_rate_factor
+from faceattr_lightning.networks.backbone import normalisation
 from tests.benchmarks import public_style
 from tests.benchmarks.clock import ROUNDS, Measured, Turn, interleave, interleave_processes
 from tests.benchmarks.ours import FLIP_ONLY, celeba_config, fit, make

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from faceattr_lightning.data.lfwa import LFWA
 from faceattr_lightning.data.table import Split
-from faceattr_lightning.models.backbone import Backbone, load_pretrained, normalisation
+from faceattr_lightning.networks.backbone import Backbone, load_pretrained, normalisation
 from faceattr_lightning.processes import quote
 from tests.benchmarks import public_style
 from tests.runs import run, run_dirs, summary

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from faceattr_lightning.models.backbone import Backbone
+from faceattr_lightning.networks.backbone import Backbone
 from tests.runs import SMALL, SMALL_DMM, assert_same_state, run, run_dirs, state, summary
 
 PROBE = [*SMALL, "backbone.freeze=all", "data.augmentation=null", "trainer.precision=32-true", "data.batch_size=12"]

@@ -279,7 +279,7 @@ def test_a_process_of_a_pool_ends_with_the_one_that_was_killed() -> None:
 import os, signal, time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from faceattr_lightning.data.prepared import end_with_parent
+from faceattr_lightning.processes import end_with_parent
 if __name__ == "__main__":
     pool = ProcessPoolExecutor(1, get_context("fork"), initializer=end_with_parent)
     print(pool.submit(os.getpid).result(), flush=True)

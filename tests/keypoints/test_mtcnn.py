@@ -66,7 +66,7 @@ def test_channels_order_and_choice(mtcnn: MTCNN, monkeypatch: pytest.MonkeyPatch
         boxes = np.array([[0, 0, 60, 60, 0.99], [150, 200, 350, 400, 0.9]])
         return boxes, np.array([face_of(points / 9), face_of(points)], dtype=np.float32)
 
-    monkeypatch.setattr(mtcnn, "_detector", type("Detector", (), {"detect": staticmethod(detect)}))
+    monkeypatch.setattr(mtcnn.detector, "_network", type("Network", (), {"detect": staticmethod(detect)}))
     tinted = image // np.array([1, 2, 4], dtype=np.uint8)
     found = mtcnn(tinted)
     assert seen["shape"] == (600, 500, 3)
@@ -87,7 +87,7 @@ def test_one_thread(mtcnn: MTCNN) -> None:
     from mtcnnruntime import detector
 
     for network in ("pnet", "rnet", "onet"):
-        options = getattr(mtcnn._detector, f"_MTCNN__{network}")[0].get_session_options()
+        options = getattr(mtcnn.detector._network, f"_MTCNN__{network}")[0].get_session_options()
         assert options.intra_op_num_threads == options.inter_op_num_threads == 1
     assert detector.onnxruntime is onnxruntime
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from faceattr_lightning.data.images import read_image
 from faceattr_lightning.errors import ConfigError, DataError
-from faceattr_lightning.models.backbone import (
+from faceattr_lightning.networks.backbone import (
     Backbone,
     _packaged_file,
     check_backbone,
@@ -19,7 +19,7 @@ from faceattr_lightning.models.backbone import (
     match_weights,
     normalisation,
 )
-from faceattr_lightning.models.far_amtn import FARAMTNNetwork
+from faceattr_lightning.networks.far_amtn import FARAMTNNetwork
 
 HALF = ((0.5,) * 3, (0.5,) * 3)
 

@@ -8,10 +8,11 @@ import torch
 from faceattr_lightning.attributes import CELEBA_ATTRIBUTES, GROUPINGS
 from faceattr_lightning.data.preprocessing import Preprocessing
 from faceattr_lightning.errors import ConfigError
-from faceattr_lightning.models.backbone import Backbone
 from faceattr_lightning.models.baseline import Baseline
-from faceattr_lightning.models.dmm_cnn import DMMCNN, DMMCNNNetwork, SpatialPyramidPooling
+from faceattr_lightning.models.dmm_cnn import DMMCNN
 from faceattr_lightning.models.module import learning_rate_factor
+from faceattr_lightning.networks.backbone import Backbone
+from faceattr_lightning.networks.dmm_cnn import DMMCNNNetwork, SpatialPyramidPooling
 
 PREPROCESSING = Preprocessing((218, 178), (0, 20, 178, 198), 64, (0.5,) * 3, (0.5,) * 3).to_dict()
 BACKBONE = {"name": "test_resnet", "pretrained": False}

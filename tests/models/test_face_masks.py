@@ -11,7 +11,7 @@ from torch import Tensor
 
 from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.landmarks import FLIPPED_LANDMARKS
-from faceattr_lightning.models.face_masks import (
+from faceattr_lightning.networks.face_masks import (
     PARTS,
     TEMPLATE_LANDMARKS,
     TEMPLATE_POINTS,

@@ -12,9 +12,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from faceattr_lightning.attributes import CELEBA_ATTRIBUTES
 from faceattr_lightning.errors import ConfigError
-from faceattr_lightning.models.backbone import Backbone, load_pretrained
-from faceattr_lightning.models.far_amtn import (
-    FARAMTN,
+from faceattr_lightning.models.far_amtn import FARAMTN
+from faceattr_lightning.networks.backbone import Backbone, load_pretrained
+from faceattr_lightning.networks.far_amtn import (
     WSGSA,
     Attention,
     CrossGroupFusion,

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from faceattr_lightning.callbacks.report import run_facts
+from faceattr_lightning.checkpoint import CHECKPOINT_KEY
 from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.models.baseline import Baseline
-from faceattr_lightning.models.module import CHECKPOINT_KEY, TRAINING_FACTS, batch_factor
+from faceattr_lightning.models.module import TRAINING_FACTS, batch_factor
 from faceattr_lightning.tasks.checkpoint import load_model
 from tests.runs import SMALL, run_here, state, summary
 

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from faceattr_lightning.data.preprocessing import Preprocessing
 from faceattr_lightning.data.synthetic_faces import draw_faces, sample_people
-from faceattr_lightning.models.face_masks import draw_masks
-from faceattr_lightning.models.mask_network import MaskNetwork, mask_iou, mask_loss
+from faceattr_lightning.models.losses import mask_iou, mask_loss
+from faceattr_lightning.networks.face_masks import draw_masks
+from faceattr_lightning.networks.mask_network import MaskNetwork
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (37, 50), (1, 3), (227, 16)])

@@ -11,18 +11,11 @@ from torch import nn
 from faceattr_lightning.attributes import CELEBA_ATTRIBUTES, GROUPINGS
 from faceattr_lightning.data.preprocessing import Preprocessing
 from faceattr_lightning.errors import ConfigError
-from faceattr_lightning.models.backbone import Backbone
-from faceattr_lightning.models.face_masks import PARTS
-from faceattr_lightning.models.mask_network import MaskNetwork
-from faceattr_lightning.models.mgmtn import (
-    MGMTN,
-    PARTS_OF_GROUP,
-    Fusion,
-    Masks,
-    MGMTNNetwork,
-    masked_average,
-    parts_of_groups,
-)
+from faceattr_lightning.models.mgmtn import MGMTN, PARTS_OF_GROUP, parts_of_groups
+from faceattr_lightning.networks.backbone import Backbone
+from faceattr_lightning.networks.face_masks import PARTS
+from faceattr_lightning.networks.mask_network import MaskNetwork
+from faceattr_lightning.networks.mgmtn import Fusion, Masks, MGMTNNetwork, masked_average
 from tests.models.test_dmm_cnn import BACKBONE, PREPROCESSING
 
 IMAGE = torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -10,17 +10,9 @@ import torch
 from torch import nn
 
 from faceattr_lightning.errors import ConfigError
-from faceattr_lightning.models.backbone import Backbone
-from faceattr_lightning.models.mtl_cnn import (
-    MTLCNN,
-    CenterLoss,
-    Correlation,
-    CorrelationModule,
-    Gates,
-    MTLCNNNetwork,
-    TaskGates,
-    label_correlations,
-)
+from faceattr_lightning.models.mtl_cnn import MTLCNN, CenterLoss, label_correlations
+from faceattr_lightning.networks.backbone import Backbone
+from faceattr_lightning.networks.mtl_cnn import Correlation, CorrelationModule, Gates, MTLCNNNetwork, TaskGates
 from tests.models.test_dmm_cnn import BACKBONE, PREPROCESSING
 
 

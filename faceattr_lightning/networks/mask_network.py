@@ -1,9 +1,9 @@
-"""The network that predicts masks of a face's parts, its loss and its measure.
+"""The network that predicts masks of a face's parts.
 
 Published (MGMTN, Gao et al., arXiv 2601.01408): a fully convolutional network, a U-Net, with one head per group that
 predicts binary masks of the input's size. Ours: its depth, widths and normalisation; its first level at half
-resolution, which takes a fifth of the time (0.25 for 1.25 s on one CPU core, 64 images of 112 px); and binary
-cross-entropy plus Dice as its loss.
+resolution, which takes a fifth of the time (0.25 for 1.25 s on one CPU core, 64 images of 112 px); and its loss
+(`faceattr_lightning.models.losses.mask_loss`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from faceattr_lightning.models.losses import labelled_count
 
 _PRIOR_LOGIT = 2.0
 
@@ -92,41 +90,3 @@ class MaskNetwork(nn.Module):
         if self.prior is not None:
             logits = logits + functional.interpolate(self.prior, size=(height, width), mode="bilinear")
         return logits
-
-
-def mask_loss(logits: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
-    """Return binary cross-entropy plus Dice loss, each averaged over the groups and the valid samples. Ours.
-
-    The Dice loss of a mask is 1 - (2 sum(p m) + 1) / (sum(p) + sum(m) + 1) over its pixels; the ones keep an empty mask
-    from dividing by 0.
-
-    Args:
-        logits: float (B, K, h, w).
-        masks: (B, K, h, w), 0 or 1.
-        valid: bool (B,), whether a sample's masks are known.
-
-    Returns:
-        float scalar, of a rank as `labelled_count` has it, so every rank has to call it; 0 without a valid sample.
-    """
-    logits = logits.float()
-    target = masks.to(logits.dtype)
-    cross_entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=(1, 2, 3))
-    probability = logits.sigmoid()
-    overlap, total = (probability * target).sum(dim=(2, 3)), (probability + target).sum(dim=(2, 3))
-    dice = (1 - (2 * overlap + 1) / (total + 1)).mean(dim=1)
-    return ((cross_entropy + dice) * valid).sum() / labelled_count(valid)
-
-
-def mask_iou(predicted: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
-    """Return intersection over union of each mask.
-
-    Args:
-        predicted: bool (B, K, h, w).
-        masks: bool (B, K, h, w).
-        valid: bool (B,), whether a sample's masks are known.
-
-    Returns:
-        float (B, K), in [0, 1]; NaN for a sample that is not valid and where both masks are empty.
-    """
-    intersection, union = (predicted & masks).sum(dim=(2, 3)), (predicted | masks).sum(dim=(2, 3))
-    return torch.where(valid[:, None] & (union > 0), intersection / union, torch.nan)

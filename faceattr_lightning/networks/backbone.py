@@ -35,9 +35,11 @@ class Backbone(nn.Module):
         std: per RGB channel, of values in [0, 1].
         image_size: height and width of its images in pixels.
         channels_last: keep the convolutions' weights, and so their images, in this memory format.
+        freeze: see `freeze`.
 
     Raises:
-        ConfigError: timm has no such model, or its output for such images is no (B, C, h, w) feature map.
+        ConfigError: timm has no such model, its output for such images is no (B, C, h, w) feature map, or it has fewer
+            stages than are to be frozen.
     """
 
     pixel_scale: Tensor
@@ -46,10 +48,11 @@ class Backbone(nn.Module):
     def __init__(
         self,
         name: str,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
+        mean: Sequence[float],
+        std: Sequence[float],
         image_size: int = 64,
         channels_last: bool = True,
+        freeze: int | Literal["all"] = 0,
     ) -> None:
         super().__init__()
         check_backbone(name)
@@ -70,6 +73,7 @@ class Backbone(nn.Module):
         scale = 1 / (255 * torch.tensor(std).view(1, -1, 1, 1))
         self.register_buffer("pixel_scale", scale, persistent=False)
         self.register_buffer("pixel_shift", -255 * torch.tensor(mean).view(1, -1, 1, 1) * scale, persistent=False)
+        self.freeze(freeze)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the last feature map.

@@ -1,0 +1,34 @@
+"""The baseline: a backbone and one linear layer. What every claim is compared with."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from faceattr_lightning.networks.backbone import Backbone
+from faceattr_lightning.networks.heads import pooled_head
+from faceattr_lightning.networks.output import Output
+
+
+class BaselineNetwork(nn.Module):
+    """Backbone, global average pooling, dropout, one linear layer; another one for age groups.
+
+    Args:
+        backbone: any.
+        attributes: number of attributes A.
+        age_groups: number of age groups G; 0 leaves their head out.
+        dropout: probability in [0, 1).
+    """
+
+    def __init__(self, backbone: Backbone, attributes: int, age_groups: int = 0, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = pooled_head(backbone.channels, attributes, dropout)
+        self.age_head = pooled_head(backbone.channels, age_groups, dropout) if age_groups else None
+
+    def forward(self, image: Tensor) -> Output:
+        """Return ``logits`` float (B, A) for images (B, 3, H, W) in the range 0 to 255; see `Output`."""
+        features = self.backbone(image)
+        output: Output = {"logits": self.head(features)}
+        if self.age_head is not None:
+            output["age_group"] = self.age_head(features)
+        return output

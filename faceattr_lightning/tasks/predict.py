@@ -1,0 +1,289 @@
+"""``task=predict``: a checkpoint, or an ONNX file, on your own photos."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import itertools
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image, ImageDraw
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from faceattr_lightning.errors import ConfigError
+from faceattr_lightning.inference.photo import PhotoError, find_photos, read_photo
+from faceattr_lightning.inference.predictor import Face, Photo, Predictor
+from faceattr_lightning.instantiate import build
+from faceattr_lightning.landmarks import LANDMARK_COLUMNS
+from faceattr_lightning.report.files import write_text
+from faceattr_lightning.report.gallery import render_gallery
+from faceattr_lightning.report.grid import thumbnail
+from faceattr_lightning.strategy import Process
+from faceattr_lightning.tasks.checkpoint import newest_checkpoint
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+JOURNAL = "photos.jsonl"
+"""What is known so far, a line for each photo; the first line says of which model."""
+
+_PICTURE_SIDE = 1600
+_ROWS_AT_ONCE = 1000
+_LISTED = 10
+_NO_FACE = "no face was found"
+
+
+def predict(
+    config: dict[str, Any],
+    ranks: list[Process],
+    detect: bool = True,
+    detector: dict[str, Any] | None = None,
+    format: Literal["csv", "json", "parquet"] = "csv",
+    batch_size: int = 32,
+    thresholds: dict[str, float] | None = None,
+    most_pixels: int = 100_000_000,
+    pictures: bool = True,
+    gallery: int = 200,
+    device: str = "cpu",
+) -> None:
+    """Find the faces of the photos ``images``, and write what the model of ``ckpt_path`` says of each.
+
+    Into the run's folder go ``predictions.csv`` (or .json, .parquet) with a row for each face, and for each photo
+    without one, with the reason; ``pictures/``, the photos with their faces marked; and ``gallery.html``. The command
+    of an interrupted run goes on in its folder. Memory grows with the names of the photos alone.
+
+    Args:
+        config: the job's configuration as plain data; ``images`` is a file, a folder or a glob.
+        ranks: not used.
+        detect: ``False`` for images that are aligned as the training images were.
+        detector: node of a `FaceDetector`.
+        format: of the predictions.
+        batch_size: faces that the network sees at once, at least 1.
+        thresholds: attribute name to threshold, in place of the fitted one.
+        most_pixels: of the largest photo to decode.
+        pictures: write the photos with their faces marked.
+        gallery: faces that the gallery shows at most; 0 for no gallery.
+        device: of torch.
+
+    Raises:
+        ConfigError: no images are given, or the model or detector can't be made.
+        PhotoError: there is no photo among the images.
+    """
+    if config["images"] is None:
+        raise ConfigError(["images: task=predict needs a photo, a folder or a pattern, such as images=photos."])
+    if format == "parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise ConfigError(["task.format: parquet needs pyarrow; run: pip install 'faceattr-lightning[parquet]'."])
+    found = find_photos(config["images"])
+    model = newest_checkpoint(config["ckpt_path"] or "best", config["paths"]["output_dir"])
+    log.info("Model: %s", model)
+    predictor = Predictor(
+        model,
+        build(detector) if detector and detect else None,
+        detect=detect,
+        thresholds=thresholds,
+        device=device,
+        most_pixels=most_pixels,
+    )
+    run_dir = Path(config["paths"]["run_dir"])
+    done = open_journal(run_dir / JOURNAL, model)
+    if done:
+        log.info("%d photos were done before.", len(done))
+    photos = [str(path) for path in found]
+    left = [photo for photo in photos if photo not in done]
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")
+    with (
+        (run_dir / JOURNAL).open("a", encoding="utf-8") as journal,
+        Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console()) as progress,
+    ):
+        shown = progress.add_task("Photos", total=len(photos), completed=len(done), rate="")
+        for photo, source in zip(predictor.predict(left, batch_size), left, strict=True):
+            name = _mark(source, photo, run_dir / "pictures", len(done)) if pictures and photo.faces else ""
+            record = _record(source, photo, name, with_image=gallery > 0)
+            # After its picture: what stands here is whole.
+            journal.write(json.dumps(record, ensure_ascii=False) + "\n")
+            journal.flush()
+            done.add(source)
+            speed = progress.tasks[shown].finished_speed or progress.tasks[shown].speed or 0
+            progress.update(shown, advance=1, rate=f"{speed:.1f}/s")
+    path = run_dir / f"predictions.{format}"
+    names, ages = predictor.facts.attribute_names, predictor.facts.age_groups
+    _write((row for record in _records(run_dir / JOURNAL) for row in face_rows(record, names, ages)), path, format)
+    _sum_up(run_dir / JOURNAL)
+    if gallery:
+        page = render_gallery(model, _records(run_dir / JOURNAL), names, gallery)
+        write_text(page, run_dir / "gallery.html")
+        log.info("Gallery: %s", run_dir / "gallery.html")
+    log.info("Predictions: %s", path)
+
+
+def open_journal(path: Path, model: Path) -> set[str]:
+    """Return the photos that stand in a journal, and begin one where there is none.
+
+    Raises:
+        ConfigError: it is another model's.
+    """
+    head = {"model": str(model), "bytes": model.stat().st_size}
+    whole, end = b"", 0
+    try:
+        whole = path.read_bytes()
+        # A line that a killed process has not finished.
+        end = whole.rfind(b"\n") + 1
+    except FileNotFoundError:
+        pass
+    if not end:
+        write_text(json.dumps(head) + "\n", path)
+        return set()
+    if end < len(whole):
+        with path.open("r+b") as file:
+            file.truncate(end)
+    lines = whole[:end].decode("utf-8").splitlines()
+    if json.loads(lines[0]) != head:
+        raise ConfigError(
+            [f"ckpt_path: {path} was begun with another model, {lines[0]}. Choose another hydra.run.dir."]
+        )
+    return {json.loads(line)["file"] for line in lines[1:]}
+
+
+def _records(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8") as file:
+        next(file)
+        for line in file:
+            yield json.loads(line)
+
+
+def _record(source: str, photo: Photo, picture: str, with_image: bool) -> Row:
+    faces = []
+    for face in photo.faces:
+        record: Row = {
+            "probabilities": [round(answer.probability, 6) for answer in face.attributes.values()],
+            "present": [answer.present for answer in face.attributes.values()],
+        }
+        if face.age_group:
+            record["age_group"] = face.age_group
+        if face.detected is not None:
+            record["score"] = round(face.detected.score, 4)
+            record["box"] = [round(float(edge), 1) for edge in face.detected.box]
+            record["landmarks"] = [[round(float(value), 1) for value in point] for point in face.detected.landmarks]
+        if with_image:
+            record["image"] = thumbnail(face.image, side=112)
+        faces.append(record)
+    problem = photo.error or ("" if photo.faces else _NO_FACE)
+    return {"file": source, "size": photo.size, "picture": picture, "problem": problem, "faces": faces}
+
+
+def face_rows(record: Row, attribute_names: list[str], age_groups: Sequence[str] = ()) -> Iterator[Row]:
+    """Yield the rows of a photo in the table: one for each face, or one that says why there is none.
+
+    Args:
+        record: a line of the journal.
+        attribute_names: of the model.
+        age_groups: of the model.
+    """
+    height, width = record["size"] or (None, None)
+    empty: Row = {"file": record["file"], "face": None, "problem": record["problem"], "width": width, "height": height}
+    empty |= dict.fromkeys(("x1", "y1", "x2", "y2", "score", *LANDMARK_COLUMNS[5]))
+    empty |= {f"{name}{end}": None for name in attribute_names for end in ("", "_probability")}
+    empty |= dict.fromkeys(f"age_{name}_probability" for name in age_groups)
+    if not record["faces"]:
+        yield empty
+    for number, face in enumerate(record["faces"]):
+        row = {**empty, "face": number}
+        if "box" in face:
+            row |= dict(zip(("x1", "y1", "x2", "y2"), face["box"], strict=True))
+            row["score"] = face["score"]
+            row |= dict(zip(LANDMARK_COLUMNS[5], itertools.chain.from_iterable(face["landmarks"]), strict=True))
+        for name, probability, present in zip(attribute_names, face["probabilities"], face["present"], strict=True):
+            row |= {name: int(present), f"{name}_probability": probability}
+        row |= {f"age_{name}_probability": share for name, share in face.get("age_group", {}).items()}
+        yield row
+
+
+def _write(rows: Iterator[Row], path: Path, format: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    if format == "parquet":
+        _write_parquet(rows, partial)
+    else:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            if format == "csv":
+                first = next(rows)
+                writer = csv.DictWriter(file, list(first), lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(itertools.chain([first], rows))
+            else:
+                lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+                file.write(f"[\n{next(lines)}")
+                file.writelines(f",\n{line}" for line in lines)
+                file.write("\n]\n")
+    os.replace(partial, path)
+
+
+def _write_parquet(rows: Iterator[Row], path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    first = next(rows)
+    # Of a first photo without a face nothing could be told.
+    kinds = {"file": pyarrow.string(), "problem": pyarrow.string(), "face": pyarrow.int32()}
+    kinds |= dict.fromkeys(("width", "height"), pyarrow.int32())
+    present = {name.removesuffix("_probability") for name in first if name.endswith("_probability")}
+    kinds |= dict.fromkeys(present & first.keys(), pyarrow.int8())
+    schema = pyarrow.schema([(name, kinds.get(name, pyarrow.float64())) for name in first])
+    everything = itertools.chain([first], rows)
+    with parquet.ParquetWriter(path, schema) as writer:
+        while part := list(itertools.islice(everything, _ROWS_AT_ONCE)):
+            writer.write_table(pyarrow.Table.from_pylist(part, schema))
+
+
+def _sum_up(journal: Path) -> None:
+    photos = faces = 0
+    problems: Counter[str] = Counter()
+    for record in _records(journal):
+        photos, faces = photos + 1, faces + len(record["faces"])
+        problems[_NO_FACE if record["problem"] == _NO_FACE else "could not be read" if record["problem"] else ""] += 1
+        if record["problem"] not in ("", _NO_FACE) and problems["could not be read"] <= _LISTED:
+            log.warning("%s", record["problem"])
+    log.info(
+        "%d photos, %d faces; without a face: %d; not readable: %d.",
+        photos,
+        faces,
+        problems[_NO_FACE],
+        problems["could not be read"],
+    )
+
+
+def _mark(source: str, photo: Photo, folder: Path, number: int) -> str:
+    """Write the photo with its faces marked, and return the picture's name; empty where it is gone meanwhile."""
+    try:
+        image = Image.fromarray(read_photo(source))
+    except PhotoError:
+        return ""
+    scale = min(1.0, _PICTURE_SIDE / max(image.size))
+    if scale < 1:
+        image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+    draw = ImageDraw.Draw(image)
+    line = max(2, round(max(image.size) / 400))
+    for face in photo.faces:
+        _draw(draw, face, scale, line)
+    folder.mkdir(exist_ok=True)
+    # The photo's own name may be too long, or stand in several folders.
+    name = f"{number:06d}.jpg"
+    image.save(folder / name, quality=88)
+    return name
+
+
+def _draw(draw: ImageDraw.ImageDraw, face: Face, scale: float, line: int) -> None:
+    if face.detected is None:
+        return
+    x1, y1, x2, y2 = (float(edge) * scale for edge in face.detected.box)
+    draw.rectangle((x1, y1, x2, y2), outline=(255, 214, 10), width=line)
+    for x, y in face.detected.landmarks * scale:
+        draw.ellipse((x - line, y - line, x + line, y + line), fill=(64, 220, 255))
+    draw.text((x1 + 2 * line, y1 + line), str(face.number), fill=(255, 214, 10), font_size=12 + 4 * line)
