@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from faceattr_lightning.config import check_command_line
 from faceattr_lightning.errors import FaceAttrError
-from faceattr_lightning.going_on import SweepRecord
+from faceattr_lightning.going_on import SweepRecord, job_folders
 
 # Hydra looks for its plugins in the namespace package hydra_plugins, wherever that is on the path.
 sys.path.append(str(Path(__file__).resolve().parent / "plugins"))
@@ -48,7 +48,8 @@ def main() -> None:
     try:
         run()
     finally:
-        if SweepRecord.folder is not None:
+        # None has begun where the search or the launcher was refused.
+        if SweepRecord.folder is not None and any(job_folders(SweepRecord.folder)):
             from faceattr_lightning.tasks.collect import collect_sweep
 
             collect_sweep(SweepRecord.folder)
