@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+from faceattr_lightning.errors import ConfigError
+
+Built = TypeVar("Built")
 
 
 def locate(target: str) -> Callable[..., Any]:
@@ -37,6 +41,28 @@ def build(node: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
     """
     values = {key: value for key, value in node.items() if key != "_target_"}
     return locate(node["_target_"])(*args, **{**values, **kwargs})
+
+
+def build_a(base: type[Built], node: Mapping[str, Any], *args: Any, **kwargs: Any) -> Built:
+    """Build a node that may come out of a stranger's checkpoint, and so must not name just any program.
+
+    Args:
+        base: what ``_target_`` has to be, or a subclass of it.
+        node: see `build`, like ``args`` and ``kwargs``.
+
+    Raises:
+        ConfigError: ``_target_`` is something else.
+    """
+    check_class(node["_target_"], base)
+    built: Built = build(node, *args, **kwargs)
+    return built
+
+
+def check_class(target: str, base: type) -> None:
+    """Raise a ConfigError unless a dotted path names a class, or a subclass of it."""
+    located = locate(target)
+    if not (isinstance(located, type) and issubclass(located, base)):
+        raise ConfigError([f"'{target}' is no {base.__name__}, and was not called."])
 
 
 def build_profiler(trainer: Mapping[str, Any]) -> Any:

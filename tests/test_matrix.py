@@ -110,7 +110,7 @@ def test_one_step(
 
 
 @pytest.mark.parametrize(
-    "model", ["mtl_cnn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dmm_cnn", "far_amtn", "mgmtn"))]
+    "model", [pytest.param(name, marks=pytest.mark.slow) for name in ("mtl_cnn", "dmm_cnn", "far_amtn", "mgmtn")]
 )
 def test_two_processes(model: str, all_data: Path, tmp_path: Path) -> None:
     """On fused data, where labels are missing and a rank may have none of one."""

@@ -36,7 +36,7 @@ def fused_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "model", ["mgmtn", *(pytest.param(name, marks=pytest.mark.slow) for name in SIZES if name != "mgmtn")]
+    "model", ["far_amtn", *(pytest.param(name, marks=pytest.mark.slow) for name in SIZES if name != "far_amtn")]
 )
 def test_a_run_goes_on_exactly_and_its_checkpoint_tests_alike(
     model: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

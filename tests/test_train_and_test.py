@@ -152,6 +152,9 @@ def test_a_checkpoint_is_not_tested_on_what_it_does_not_fit(trained: Path, tiny_
     assert "data.crop: the checkpoint was trained with [0, 20, 178, 198], not [0, 0, 178, 178]" in finished.stderr
 
 
+MKDIR = {"_target_": "os.mkdir", "path": "made by a checkpoint"}
+
+
 class Payload:
     """What a pickle file may do to whoever opens it."""
 
@@ -168,6 +171,9 @@ class Payload:
         (lambda content: content[CHECKPOINT_KEY].update(model="gone.Model"), "does not fit the model of this version"),
         (lambda content: content[CHECKPOINT_KEY].update(version="99.0"), "made by version 99.0, which is newer"),
         (lambda content: content[CHECKPOINT_KEY].update(version="?"), "is damaged: its version is '\\?'"),
+        (lambda content: content[CHECKPOINT_KEY].update(model="os.mkdir"), "'os.mkdir' is no AttributeModule"),
+        (lambda content: content["hyper_parameters"].update(weighting=MKDIR), "'os.mkdir' is no TaskWeighting"),
+        (lambda content: content["hyper_parameters"].update(calibration=MKDIR), "'os.mkdir' is no ThresholdCalibrator"),
         (lambda content: content.update(payload=Payload()), "could be a program, and was not run"),
     ],
 )

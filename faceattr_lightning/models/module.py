@@ -24,7 +24,7 @@ from faceattr_lightning.data.order import EpochOrder
 from faceattr_lightning.data.preprocessing import Preprocessing
 from faceattr_lightning.data.table import Split
 from faceattr_lightning.errors import ConfigError
-from faceattr_lightning.instantiate import build
+from faceattr_lightning.instantiate import build_a
 from faceattr_lightning.metrics.age_groups import age_group_measures
 from faceattr_lightning.metrics.attribute_metrics import attribute_metrics, mean_metrics
 from faceattr_lightning.metrics.predictions import Predictions, PredictionStore
@@ -99,7 +99,7 @@ class AttributeModule(LightningModule):
         self.preprocessing = Preprocessing.from_dict(preprocessing)
         group_of = [list(self.groups).index(self.group_of(name)) for name in self.attribute_names]
         tasks = (*(["age_group"] if self.age_groups else []), *tasks)
-        self.weighting: TaskWeighting = build(weighting or UNIFORM, len(self.attribute_names), group_of, tasks)
+        self.weighting = build_a(TaskWeighting, weighting or UNIFORM, len(self.attribute_names), group_of, tasks)
         self.calibrator = self.make_calibrator(calibration or FIXED)
         self.optimizer_node = optimizer or ADAMW
         self.schedule: dict[str, Any] = {"batch_rule": "none", **(schedule or ONE_CYCLE)}
@@ -145,7 +145,7 @@ class AttributeModule(LightningModule):
 
     def make_calibrator(self, calibration: dict[str, Any]) -> ThresholdCalibrator:
         """Make the calibrator of a node for this model's attributes."""
-        calibrator: ThresholdCalibrator = build(calibration, len(self.attribute_names))
+        calibrator = build_a(ThresholdCalibrator, calibration, len(self.attribute_names))
         calibrator.check(self.attribute_names)
         return calibrator
 
@@ -303,7 +303,7 @@ class AttributeModule(LightningModule):
         learned = self.weighting.parameter_groups()
         apart = {id(parameter) for group in learned for parameter in group["params"]}
         trained = [one for one in self.parameters() if one.requires_grad and id(one) not in apart]
-        optimizer = build(node, [{"params": trained}, *learned] if learned else trained)
+        optimizer = build_a(torch.optim.Optimizer, node, [{"params": trained}, *learned] if learned else trained)
         total, warmup = max(1, int(self.trainer.estimated_stepping_batches)), self.schedule.get("warmup", 0.0)
         # In the schedule, not in the optimiser, whose state a checkpoint brings back: devices may have changed.
         peak = self._choose_peak(float(optimizer.defaults["lr"]))

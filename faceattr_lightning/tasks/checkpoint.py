@@ -8,7 +8,7 @@ from typing import Any
 
 from faceattr_lightning.checkpoint import BEST, CHECKPOINT_KEY, LAST, PREVIOUS, other_code, read_checkpoint
 from faceattr_lightning.errors import ConfigError
-from faceattr_lightning.instantiate import locate
+from faceattr_lightning.instantiate import check_class, locate
 from faceattr_lightning.models.module import AttributeModule
 
 
@@ -82,6 +82,7 @@ def load_model(path: Path) -> AttributeModule:
     """
     checkpoint = read_checkpoint(path)
     try:
+        check_class(checkpoint[CHECKPOINT_KEY]["model"], AttributeModule)
         model_class: Any = locate(checkpoint[CHECKPOINT_KEY]["model"])
         model: AttributeModule = model_class.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     except (ImportError, RuntimeError, TypeError) as error:

@@ -47,7 +47,8 @@ def images_of_step(data: Path, epoch: int, step: int, size: int = 8) -> tuple[li
     return chosen.tolist(), [module.table.files[row] for row in chosen]
 
 
-@pytest.mark.parametrize("what", ["image", pytest.param("gradient", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["image", "gradient"])
 def test_stopped_before_the_step_with_its_images_named(
     what: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

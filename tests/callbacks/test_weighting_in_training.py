@@ -24,7 +24,7 @@ STOP = "++callbacks.stop={_target_: tests.runs.StopAfter, epoch: 2}"
 
 @pytest.mark.parametrize(
     "weighting",
-    [name if name in ("gradnorm", "uncertainty") else pytest.param(name, marks=pytest.mark.slow) for name in FAST],
+    [name if name == "uncertainty" else pytest.param(name, marks=pytest.mark.slow) for name in FAST],
 )
 def test_it_goes_on_exactly(weighting: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = [*JOB, f"weighting={weighting}", *FAST[weighting]]

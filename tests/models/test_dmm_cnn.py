@@ -109,7 +109,7 @@ def test_the_loss_is_the_weighted_sum() -> None:
         "landmarks_valid": torch.tensor([[True] * 5, [False] * 5, [True] * 5, [False] * 5]),
     }
     logged: dict[str, Any] = {}
-    model._log_means = lambda values, count: logged.update(values)  # type: ignore[method-assign]
+    model._add_to_means = lambda values, count: logged.update(values)  # type: ignore[method-assign]
     loss = model.training_step(batch, 0)["loss"]
     output = model(batch["image"])
     expected = torch.zeros(())
