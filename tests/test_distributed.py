@@ -68,6 +68,7 @@ def test_every_sample_is_evaluated_once_on_two_processes(sweep: Path) -> None:
         assert [row["prevalence"] for row in table] == [row["prevalence"] for row in alone]
 
 
+@pytest.mark.slow
 def test_testing_on_two_processes_gives_the_same_figures(sweep: Path, tiny_data: Path, tmp_path: Path) -> None:
     (folder,) = (sweep / "multirun").iterdir()
     run(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from faceattr_lightning.processes import quote
 from tests.data.writers import write_celeba, write_lfwa
 from tests.runs import SMALL, run, run_dirs, summary
@@ -39,6 +41,7 @@ def test_prepare_verify_and_train(tmp_path: Path) -> None:
     assert first["average_precision"] == second["average_precision"]
 
 
+@pytest.mark.slow
 def test_no_room_is_an_error_of_the_task_alone(tiny_data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     cache = f"paths.cache_dir={quote(str(tmp_path / 'file'))}"

@@ -13,9 +13,8 @@ from tests.runs import SMALL, SMALL_DMM, assert_same_state, run, run_dirs, state
 PROBE = [*SMALL, "backbone.freeze=all", "data.augmentation=null", "trainer.precision=32-true", "data.batch_size=12"]
 
 
-@pytest.mark.parametrize(
-    "model", [["model=baseline"], pytest.param(SMALL_DMM, marks=pytest.mark.slow)], ids=["baseline", "dmm_cnn"]
-)
+@pytest.mark.parametrize("model", [["model=baseline"], SMALL_DMM], ids=["baseline", "dmm_cnn"])
+@pytest.mark.slow
 def test_features_instead_of_images_change_nothing(model: list[str], tiny_data: Path, tmp_path: Path) -> None:
     for name, switch in (("with", []), ("without", ["callbacks.features=null"])):
         finished = run(*PROBE, *model, *switch, data=tiny_data, output=tmp_path / name)

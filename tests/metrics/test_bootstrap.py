@@ -80,7 +80,7 @@ def simulate(rng: np.random.Generator, people: int, images: int) -> tuple[Predic
         ("f1", 60, 0.84),
         # Sixty are too few for it: 82 % instead of 90 %; the percentile interval would have 63 %.
         ("ece", 60, 0.78),
-        ("ece", 400, 0.83),
+        pytest.param("ece", 400, 0.83, marks=pytest.mark.slow),
     ],
 )
 def test_intervals_hold_the_truth_as_often_as_they_say(metric: str, people: int, least: float) -> None:
