@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
+from faceattr_lightning.files import whole_file
+
 
 class WholeCheckpointIO(TorchCheckpointIO):
     """Writes beside the file and puts it in its place when it is on the disk.
@@ -31,17 +33,14 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         OSError: the disk is full or can't be written to; what was there before is still there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     # In memory first: of a disk that runs full torch.save says less than the system does.
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     try:
-        with partial.open("wb") as file:
+        with whole_file(path) as partial, partial.open("wb") as file:
             file.write(buffer.getbuffer())
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         # The name of the file that the user knows.
         raise OSError(error.errno, error.strerror, str(path)) from error

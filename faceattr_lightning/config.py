@@ -481,7 +481,7 @@ def check_calls(config: Config) -> Iterator[str]:
             if not (isinstance(node, Mapping) and "_target_" in node) and not (part == "callbacks" and node is None):
                 yield f"{part}.{name}: expected a mapping with _target_, found {node!r}.{did_you_mean(name, config)}"
     for path, node in _calls(config):
-        yield from _check_call(path, node)
+        yield from check_call(path, node)
 
 
 def check_ranges(config: Config) -> Iterator[str]:
@@ -809,10 +809,11 @@ def _is_sound(config: Config, path: str) -> bool:
     if not isinstance(node, Mapping) or "_target_" not in node:
         return False
     inner = [*check_ranges(config), *check_augmentation(config)]
-    return not any(problem.startswith(f"{path}.") for problem in inner) and not any(_check_call(path, node))
+    return not any(problem.startswith(f"{path}.") for problem in inner) and not any(check_call(path, node))
 
 
-def _check_call(path: str, node: Config) -> Iterator[str]:
+def check_call(path: str, node: Config) -> Iterator[str]:
+    """Compare one ``_target_`` node with the signature of what it names."""
     try:
         target = locate(node["_target_"])
         kinds, required, takes_more = _signature(target)

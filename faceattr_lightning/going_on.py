@@ -7,6 +7,7 @@ Hydra chooses a run's folder before the job starts, so this looks at the command
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from faceattr_lightning.errors import ConfigError
+from faceattr_lightning.files import write_text
 from faceattr_lightning.processes import quote, shared_run_name
 
 SWEEP_FILE = "sweep.json"
@@ -45,26 +47,42 @@ def folder_overrides(config: DictConfig, multirun: bool, overrides: Sequence[str
         return []
     folder: Path | None = None
     if multirun and config.sweep.resume:
-        folder = sweep_of([one for one in overrides if not one.startswith(("hydra.", "hydra/"))], output_dir)
+        folder = sweep_of(overrides, output_dir)
     elif not multirun and task == "train" and ckpt_path in ("last", "previous"):
         # Here, since it imports torch.
         from faceattr_lightning.tasks.checkpoint import newest_checkpoint
 
         folder = newest_checkpoint(ckpt_path, str(output_dir)).parents[1]
     elif not multirun and task == "predict":
-        folder = unfinished_run(overrides, output_dir / task)
+        folder = unfinished_run(lasting_overrides(overrides, task), output_dir / task)
     elif (name := shared_run_name()) is not None:
         folder = output_dir / ("multirun" if multirun else task) / name
     return [] if folder is None else [f"{key}={quote(str(folder))}"]
 
 
-def unfinished_run(overrides: Sequence[str], runs: Path) -> Path | None:
-    """Return the folder of the newest run among ``runs`` that was begun with a command line and did not finish."""
+def lasting_overrides(overrides: Sequence[str], task: str) -> list[str]:
+    """Return what a command does: its overrides without Hydra's own, and without those that say how it goes on.
+
+    Args:
+        overrides: of a command line or of a job.
+        task: of the command; ``last`` and ``previous`` say how a training goes on, and what any other task looks at.
+    """
+    going_on = r"sweep\.resume=.*" + (r"|ckpt_path=(last|previous)" if task == "train" else "")
+    return [one for one in overrides if not re.fullmatch(rf"\+*(hydra[./].*|{going_on})", one)]
+
+
+def unfinished_run(overrides: list[str], runs: Path) -> Path | None:
+    """Return the folder of the newest run that was begun with a command line, unless it has finished or is running.
+
+    Args:
+        overrides: see `lasting_overrides`.
+        runs: the folder of a task's runs.
+    """
     from faceattr_lightning.tasks.run_folder import STATUS_FILE, is_occupied, read_status
 
     for path in sorted(runs.glob(f"*/{STATUS_FILE}"), key=lambda path: path.stat().st_mtime, reverse=True):
         status = read_status(path.parent)
-        if status is not None and status.overrides == list(overrides):
+        if status is not None and status.overrides == overrides:
             return None if status.state == "finished" or is_occupied(path.parent) else path.parent
     return None
 
@@ -79,20 +97,16 @@ def sweep_of(overrides: Sequence[str], output_dir: Path) -> Path:
     Raises:
         ConfigError: there is none.
     """
-    wanted = _without_resume(overrides)
+    wanted = lasting_overrides(overrides, "")
     files = sorted(output_dir.glob(f"multirun/*/{SWEEP_FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
     begun = [(path.parent, read_sweep(path.parent).get("overrides", [])) for path in files]
     for folder, had in begun:
-        if _without_resume(had) == wanted:
+        if lasting_overrides(had, "") == wanted:
             return folder
     problem = f"sweep.resume: no sweep under {output_dir / 'multirun'} was begun with this command line."
     if begun:
         problem += f" The newest, {begun[0][0]}, was begun with: {' '.join(begun[0][1])}"
     raise ConfigError([problem])
-
-
-def _without_resume(overrides: Sequence[str]) -> list[str]:
-    return [override for override in overrides if override.lstrip("+").partition("=")[0] != "sweep.resume"]
 
 
 class SweepRecord(Callback):
@@ -104,9 +118,6 @@ class SweepRecord(Callback):
     """Of the sweep of this process."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        # Here, since it imports numpy.
-        from faceattr_lightning.report.files import write_text
-
         folder = Path(config.hydra.sweep.dir)
         SweepRecord.folder = folder
         if not (folder / SWEEP_FILE).exists():

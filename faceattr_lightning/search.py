@@ -50,7 +50,7 @@ def check_search(config: DictConfig, arguments: Sequence[str]) -> Iterator[str]:
         config: composed from the command line, of its first job, with Hydra's part.
         arguments: the command line's overrides.
     """
-    from faceattr_lightning.config import _check_call
+    from faceattr_lightning.config import check_call
 
     if not str(config.hydra.sweeper._target_).endswith(".OptunaSweeper"):
         return
@@ -67,7 +67,7 @@ def check_search(config: DictConfig, arguments: Sequence[str]) -> Iterator[str]:
     if importlib.util.find_spec("optuna") is None:
         yield "hydra.sweeper: the package optuna is not installed; run: pip install 'faceattr-lightning[search]'."
         return
-    problems = [*_check_call("hydra.sweeper", node)]
+    problems = [*check_call("hydra.sweeper", node)]
     if not problems:
         problems = [
             f"hydra.sweeper.{key}: expected a number of at least {least}, found {node[key]}."

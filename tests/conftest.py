@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.writers import write_celeba
+from tests.data.writers import write_celeba, write_fairface, write_lfwa
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,4 +30,14 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds a CelebA of 96 drawn images: 48 to train on, 24 to validate and 24 to test."""
     folder = tmp_path_factory.mktemp("data")
     write_celeba(folder / "celeba", n=96)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fused_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds a tiny CelebA, LFWA and FairFace."""
+    folder = tmp_path_factory.mktemp("fused")
+    write_celeba(folder / "celeba", n=96)
+    write_lfwa(folder / "lfwa", people=24)
+    write_fairface(folder / "fairface", n_train=40, n_val=12)
     return folder

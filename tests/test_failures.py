@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import errno
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +14,9 @@ import torch
 
 from faceattr_lightning.checkpoint_io import write_checkpoint
 from faceattr_lightning.errors import ConfigError
-from faceattr_lightning.report.files import write_text
+from faceattr_lightning.files import write_text
 from faceattr_lightning.tasks.failures import explain
+from tests.disks import small_disk
 from tests.runs import ROOT, SMALL, run, run_dirs, summary
 
 RUN = [*SMALL, "model=baseline"]
@@ -25,19 +24,6 @@ RUN = [*SMALL, "model=baseline"]
 
 def kill(which: str, epoch: int) -> str:
     return f"++callbacks.kill={{_target_: tests.faults.callbacks.KillProcess, which: {which}, epoch: {epoch}}}"
-
-
-@contextmanager
-def disk(folder: Path, options: str) -> Iterator[Path]:
-    """A small file system in memory."""
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("needs the right to mount a small file system")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def script(code: str, *arguments: str, prefix: tuple[str, ...] = ()) -> str:
@@ -106,7 +92,7 @@ except BaseException as error:
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
-    with disk(tmp_path / "disk", "size=100k") as full:
+    with small_disk(tmp_path / "disk", "size=100k") as full:
         for write in (
             lambda path: write_checkpoint({"weights": torch.zeros(100_000)}, path),
             lambda path: np.savez(path, np.zeros(100_000)),
@@ -124,7 +110,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_disk_that_is_full_in_the_middle_of_a_run(tiny_data: Path, tmp_path: Path) -> None:
     """Room for the first checkpoints and not for those of the second epoch; with more of it the run goes on."""
-    with disk(tmp_path / "disk", "size=14m") as full:
+    with small_disk(tmp_path / "disk", "size=14m") as full:
         (full / "ballast").write_bytes(bytes(4_000_000))
         finished = run(*RUN, "trainer.max_epochs=3", data=tiny_data, output=full, check=False)
         assert finished.returncode == 1 and "Traceback" not in finished.stderr, finished.stderr
@@ -135,37 +121,34 @@ def test_a_disk_that_is_full_in_the_middle_of_a_run(tiny_data: Path, tmp_path: P
 
 
 def test_a_file_system_that_is_read_only(tmp_path: Path) -> None:
-    with disk(tmp_path / "disk", "size=100k,ro") as read_only:
+    with small_disk(tmp_path / "disk", "size=100k,ro") as read_only:
         with pytest.raises(OSError, match="Read-only") as caught:
             (read_only / "metrics.csv").open("w")
         message = explain(caught.value)
         assert message is not None and message.startswith(f"{read_only / 'metrics.csv'} can't be written (Read-only")
 
 
-def test_files_of_another_user(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs the right to become another user")
+def test_files_that_a_user_may_not_touch() -> None:
     code = """
 import os, sys
 from faceattr_lightning.tasks.failures import explain
-os.setuid(65534)
+if os.geteuid() == 0:
+    os.setuid(65534)  # nobody: root may do anything
 for file, mode in ((sys.argv[1], "r"), (sys.argv[2], "w")):
     try:
         open(file, mode)
     except OSError as error:
         print(explain(error))
 """
-    # Below pytest's folder, which is for its user only, nothing could even be looked at.
-    folder = Path(f"/tmp/faceattr-test-{os.getpid()}")
-    folder.mkdir(mode=0o755)
-    secret, new = folder / "secret.csv", folder / "new.csv"
-    try:
+    # Below pytest's folder, which is for its user only, nobody could not even look.
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        secret, new = folder / "secret.csv", folder / "new.csv"
         secret.write_text("")
-        secret.chmod(0o600)
+        secret.chmod(0)
+        folder.chmod(0o555)
         reading, writing = script(code, str(secret), str(new)).splitlines()
-    finally:
-        secret.unlink()
-        folder.rmdir()
+        folder.chmod(0o755)
     assert reading.startswith(f"{secret} can't be read (Permission denied).")
     assert writing.startswith(f"{new} can't be written (Permission denied).") and "paths.output_dir" in writing
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +116,21 @@ def test_a_second_call_goes_on_where_the_first_stopped(
         assert now["file"] == before["file"] and now["face"] == before["face"] and now["x1"] == before["x1"]
         for key in (key for key in before if key.endswith("_probability")):
             assert float(now[key]) == pytest.approx(float(before[key]), abs=TOLERANCE)
+
+
+def test_names_of_any_kind(checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["two\nlines.jpg", "'quoted', \"twice\".jpg", "лицо.jpg", "<b>.jpg", os.fsdecode(b"no text \xe9.jpg")]
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in names:
+        Image.new("RGB", (200, 240)).save(photos / name)
+    given = ["task=predict", f"images={quote(str(photos))}", f"ckpt_path={quote(str(checkpoint))}"]
+    given += ["task.detector._target_=tests.test_predict.Corners"]
+    run_here(*given, data=tiny_data, run_dir=tmp_path / "run", monkeypatch=monkeypatch)
+    found = {row["file"].removeprefix(f"{photos}/") for row in rows(tmp_path / "run" / "predictions.csv")}
+    assert found == {*names[:-1], "no text \\udce9.jpg"}
+    page = (tmp_path / "run" / "gallery.html").read_text()
+    assert "лицо.jpg" in page and "&lt;b&gt;.jpg" in page and "no text" in page
 
 
 @pytest.mark.parametrize("format", ["json", "parquet"])

@@ -15,7 +15,7 @@ from faceattr_lightning.data.table import Split
 from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.models.mgmtn import read_mask_network
 from faceattr_lightning.tasks.checkpoint import load_model
-from tests.data.writers import write_adience, write_celeba, write_fairface, write_lfwa
+from tests.data.writers import write_adience
 from tests.runs import SMALL, assert_same_state, rows, run, run_dirs, run_here, state, summary
 
 SIZES = {
@@ -24,15 +24,6 @@ SIZES = {
     "mtl_cnn": ["model=mtl_cnn", "model.width=16"],
 }
 STOP = "++callbacks.stop={_target_: tests.runs.StopAfter, epoch: 1}"
-
-
-@pytest.fixture(scope="module")
-def fused_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("fused")
-    write_celeba(folder / "celeba", n=96)
-    write_lfwa(folder / "lfwa", people=24)
-    write_fairface(folder / "fairface", n_train=40, n_val=12)
-    return folder
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from faceattr_lightning.callbacks.preemption import Preemption
 from faceattr_lightning.callbacks.stage import fitting
 from faceattr_lightning.errors import ConfigError
+from faceattr_lightning.files import whole_file
 
 
 class LastCheckpoint(Checkpoint):
@@ -76,13 +76,8 @@ class LastCheckpoint(Checkpoint):
 
 def keep_previous(path: Path, previous: Path) -> None:
     """Give a file that is about to be replaced a second name; at no moment is either name without a whole file."""
-    link = previous.with_name(f".{previous.name}.{os.getpid()}.partial")
-    with suppress(FileNotFoundError):
-        link.unlink()
-    try:
-        os.link(path, link)
-    except OSError:  # a file system without links
-        shutil.copyfile(path, link)
-    os.replace(link, previous)
-    # Where both are one file already, nothing was replaced.
-    link.unlink(missing_ok=True)
+    with whole_file(previous) as link:
+        try:
+            os.link(path, link)
+        except OSError:  # a file system without links
+            shutil.copyfile(path, link)

@@ -13,7 +13,7 @@ from lightning import Callback, Trainer
 from torch import Tensor, nn
 
 from faceattr_lightning.errors import FaceAttrError
-from faceattr_lightning.report.files import write_text
+from faceattr_lightning.files import write_text
 
 if TYPE_CHECKING:
     from faceattr_lightning.data.batch import Batch

@@ -22,6 +22,7 @@ import faceattr_lightning
 from faceattr_lightning.callbacks.stage import fitting
 from faceattr_lightning.callbacks.threshold_calibration import single_class
 from faceattr_lightning.data.table import FaceTable
+from faceattr_lightning.files import write_text
 from faceattr_lightning.metrics.attribute_metrics import mean_metrics
 from faceattr_lightning.metrics.bootstrap import Draws, Values, interval, mean_over_attributes, resampled_metrics
 from faceattr_lightning.metrics.consistency import consistency_rows
@@ -39,7 +40,6 @@ from faceattr_lightning.report import (
     render,
     write_split_csv,
     write_summary_json,
-    write_text,
 )
 from faceattr_lightning.report.wandb import log_report
 

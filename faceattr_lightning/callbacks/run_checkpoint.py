@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
+
+from faceattr_lightning.files import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +45,8 @@ class RunCheckpoint(ModelCheckpoint):
         if rank_zero_only.rank == 0 and source.resolve() != here.resolve():  # type: ignore[attr-defined]
             here.parent.mkdir(parents=True, exist_ok=True)
             # With a new time, so that it belongs to the newest run, and whole or not at all.
-            partial = here.with_suffix(".partial")
-            shutil.copyfile(source, partial)
-            os.replace(partial, here)
+            with whole_file(here) as partial:
+                shutil.copyfile(source, partial)
         self.best_model_path = self.kth_best_model_path = str(here)
         self.best_model_score, self.kth_value = state_dict["best_model_score"], state_dict["kth_value"]
         self.best_k_models = {str(here): self.best_model_score} if state_dict["best_k_models"] else {}

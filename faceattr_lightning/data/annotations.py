@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from faceattr_lightning.data.table import safe_relative_path
 from faceattr_lightning.errors import DataError
+from faceattr_lightning.files import whole_file
 from faceattr_lightning.landmarks import LANDMARK_COLUMNS
 
 _KNOWN_LAYOUTS = "Known layouts: " + "; ".join(
@@ -199,10 +199,9 @@ def write_landmarks(
     lines = [f"{files[row]} {' '.join(map(str, values))}" for row, values in zip(known, pixels, strict=True)]
     # The official header ends with a space.
     header = " ".join(LANDMARK_COLUMNS[landmarks.shape[1]]) + " "
-    beside = path.with_name(path.name + ".new")
     try:
-        beside.write_text("\n".join([str(len(lines)), header, *lines, ""]), encoding="utf-8")
-        os.replace(beside, path)
+        with whole_file(path) as partial:
+            partial.write_text("\n".join([str(len(lines)), header, *lines, ""]), encoding="utf-8")
     except OSError as error:
         raise DataError(f"{path}: can't be written ({error.strerror}). Choose another folder.") from error
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from faceattr_lightning.export.onnx import quiet, set_metadata, whole_file
+from faceattr_lightning.export.onnx import exported_file, quiet, set_metadata
 from faceattr_lightning.export.session import open_session, read_metadata
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def quantise(path: Path, target: Path, images: NDArray[np.uint8], calibration: C
     reader = _Images(images)
     onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
     try:
-        with quiet(), tempfile.TemporaryDirectory() as folder, whole_file(target) as partial:
+        with quiet(), tempfile.TemporaryDirectory() as folder, exported_file(target) as partial:
             prepared = Path(folder) / "prepared.onnx"
             quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
             quantize_static(

@@ -16,7 +16,6 @@ import copy
 import importlib.util
 import json
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from torch import Tensor, nn
 import faceattr_lightning
 from faceattr_lightning.errors import ConfigError, DataError
 from faceattr_lightning.export.session import METADATA_KEY
+from faceattr_lightning.files import whole_file
 
 if TYPE_CHECKING:
     import onnx
@@ -118,7 +118,7 @@ def export_onnx(model: AttributeModule, path: Path) -> None:
     default = _initializer("thresholds", thresholds.numpy())
     graph.graph.initializer.append(default)
     set_metadata(graph, {**describe(model), "precision": "float32"})
-    with whole_file(path) as partial:
+    with exported_file(path) as partial:
         partial.write_bytes(graph.SerializeToString())
 
 
@@ -197,20 +197,17 @@ def run_file(session: onnxruntime.InferenceSession, images: Tensor) -> list[NDAr
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Give a file to write that becomes ``path`` at the end, so that a reader never sees a part.
+def exported_file(path: Path) -> Iterator[Path]:
+    """Give a file to write, as `whole_file` does.
 
     Raises:
         DataError: it can't be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield partial
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            yield partial
     except OSError as error:
         raise DataError(f"{path}: can't be written ({error.strerror or error}). Choose another folder.") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _adaptive_max_pool(features: Tensor, bins: Sequence[int]) -> tuple[Tensor, Tensor]:

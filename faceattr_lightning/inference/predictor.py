@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,21 @@ class Photo:
     error: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A photo while its pixels are in memory.
+
+    Attributes:
+        source: as it was given.
+        image: uint8 (H, W, 3), RGB, upright.
+        faces: in the order of `Photo.faces`; empty with ``detect=False``, too.
+    """
+
+    source: Source
+    image: NDArray[np.uint8]
+    faces: list[DetectedFace]
+
+
 class Predictor:
     """Finds the faces of photos, aligns them as the model's training images are, and asks the model.
 
@@ -132,7 +147,9 @@ class Predictor:
             raise PhotoError(photo.error)
         return photo
 
-    def predict(self, sources: Iterable[Source], batch_size: int = 32) -> Iterator[Photo]:
+    def predict(
+        self, sources: Iterable[Source], batch_size: int = 32, found: Callable[[Found], None] | None = None
+    ) -> Iterator[Photo]:
         """Yield the faces of photos in their order; one that can't be read has an ``error``, and the rest goes on.
 
         Memory does not grow with their number: photos are read while the result is consumed.
@@ -140,16 +157,17 @@ class Predictor:
         Args:
             sources: see `__call__`.
             batch_size: faces that the network sees at once.
+            found: called for each photo that was read, before the network sees its faces.
         """
         waiting: list[tuple[Photo, _Cuts]] = []
         for source in sources:
-            waiting.append(self._read(source))
+            waiting.append(self._read(source, found))
             if sum(len(cuts) for _, cuts in waiting) >= batch_size or len(waiting) >= 4 * batch_size:
                 yield from self._answer(waiting, batch_size)
                 waiting = []
         yield from self._answer(waiting, batch_size)
 
-    def _read(self, source: Source) -> tuple[Photo, _Cuts]:
+    def _read(self, source: Source, found: Callable[[Found], None] | None) -> tuple[Photo, _Cuts]:
         name = _name(source)
         try:
             image = read_photo(source, self._most_pixels)
@@ -157,6 +175,8 @@ class Predictor:
         except (PhotoError, AlignmentError) as error:
             text = str(error) if isinstance(error, PhotoError) else f"{name}: {error}"
             return Photo(name, None, [], text), []
+        if found is not None:
+            found(Found(source, image, [face for face, _ in cuts if face is not None]))
         return Photo(name, (image.shape[0], image.shape[1]), []), cuts
 
     def _cut(self, image: NDArray[np.uint8]) -> _Cuts:

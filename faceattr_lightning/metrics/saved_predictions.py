@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from faceattr_lightning.errors import DataError
+from faceattr_lightning.files import whole_file
 from faceattr_lightning.metrics.predictions import Predictions
 
 _ARRAYS = ("logits", "labels", "index", "identity", "files", "thresholds", "train_prevalence", "attribute_names")
@@ -44,20 +45,19 @@ class SavedPredictions:
     def write(self, path: Path) -> None:
         """Write a ``.npz`` file without pickles."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial.npz")
-        np.savez_compressed(
-            partial,
-            logits=self.predictions.logits.numpy(),
-            labels=self.predictions.labels.numpy(),
-            index=self.predictions.index.numpy(),
-            identity=self.identity,
-            files=np.array(self.files),
-            thresholds=self.thresholds.cpu().numpy(),
-            train_prevalence=self.train_prevalence.cpu().numpy(),
-            attribute_names=np.array(self.attribute_names),
-            config=np.array(json.dumps(self.config)),
-        )
-        partial.replace(path)
+        with whole_file(path) as partial, partial.open("wb") as file:
+            np.savez_compressed(
+                file,
+                logits=self.predictions.logits.numpy(),
+                labels=self.predictions.labels.numpy(),
+                index=self.predictions.index.numpy(),
+                identity=self.identity,
+                files=np.array(self.files),
+                thresholds=self.thresholds.cpu().numpy(),
+                train_prevalence=self.train_prevalence.cpu().numpy(),
+                attribute_names=np.array(self.attribute_names),
+                config=np.array(json.dumps(self.config)),
+            )
 
     @classmethod
     def read(cls, path: Path) -> SavedPredictions:

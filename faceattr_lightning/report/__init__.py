@@ -1,6 +1,6 @@
 """The report of a run: one self-contained HTML page, a table and a summary. No torch here."""
 
-from faceattr_lightning.report.files import write_split_csv, write_summary_json, write_text
+from faceattr_lightning.report.files import write_split_csv, write_summary_json
 from faceattr_lightning.report.grid import GridImage, MaskImage
 from faceattr_lightning.report.html import History, ReportData, SplitReport, render
 from faceattr_lightning.report.latex import attributes_table
@@ -15,5 +15,4 @@ __all__ = [
     "render",
     "write_split_csv",
     "write_summary_json",
-    "write_text",
 ]

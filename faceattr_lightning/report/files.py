@@ -8,23 +8,11 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-
-def write_text(text: str, path: str | os.PathLike[str]) -> None:
-    """Write ``text`` so that a reader sees the old file or the new one, never a part; makes the folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile: its files are for the owner only, and the report would keep that.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        partial.write_text(text, encoding="utf-8", newline="")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+from faceattr_lightning.files import write_text
 
 
 def write_split_csv(rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:

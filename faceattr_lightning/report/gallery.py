@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from faceattr_lightning.inference.photo import shown
 from faceattr_lightning.report.charts import decimal
 from faceattr_lightning.report.html import page, section
 
@@ -29,7 +30,7 @@ def render_gallery(model: Path, records: Iterable[dict[str, Any]], attribute_nam
         photos += 1
         faces += len(record["faces"])
         if record["problem"]:
-            problems.append(f"<li>{escape(record['file'])}: {escape(record['problem'])}</li>")
+            problems.append(f"<li>{escape(shown(record['file']))}: {escape(record['problem'])}</li>")
         for number, face in enumerate(record["faces"]):
             if len(figures) < most:
                 figures.append(_figure(record, number, face, attribute_names))
@@ -41,8 +42,8 @@ def render_gallery(model: Path, records: Iterable[dict[str, Any]], attribute_nam
     body = f'<div class="faces">{"".join(figures)}</div>' if figures else "<p>No face.</p>"
     sections = [section("Faces", lead, body)]
     if problems:
-        shown = "".join(problems[:most])
-        sections.append(section("Photos without a face", f"{len(problems):,} photos.", f"<ul>{shown}</ul>"))
+        items = "".join(problems[:most])
+        sections.append(section("Photos without a face", f"{len(problems):,} photos.", f"<ul>{items}</ul>"))
     return page("Predictions", f"{photos:,} photos, {faces:,} faces", {"model": str(model)}, "", sections)
 
 
@@ -64,12 +65,12 @@ def _figure(record: dict[str, Any], number: int, face: dict[str, Any], attribute
     if len(present) > _MOST_ATTRIBUTES:
         rest = escape(", ".join(f"{name} {decimal(value)}" for value, name in present[_MOST_ATTRIBUTES:]))
         answers += f'<li class="more" title="{rest}">and {len(present) - _MOST_ATTRIBUTES} more</li>'
-    file = escape(record["file"])
+    file = escape(shown(record["file"]))
     image = f'<img src="{uri}" width="{width}" height="{height}" alt="{file}, face {number}" loading="lazy">'
     if record["picture"]:
         image = f'<a href="pictures/{record["picture"]}">{image}</a>'
     score = f", {decimal(face['score'])} sure" if "score" in face else ""
-    name = escape(Path(record["file"]).name)
+    name = escape(shown(Path(record["file"]).name))
     return (
         f'<figure class="face">{image}<figcaption><b title="{file}">{name}</b><span>face {number}{score}</span>'
         f"<ul>{answers}</ul></figcaption></figure>"

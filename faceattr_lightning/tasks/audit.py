@@ -20,11 +20,12 @@ from faceattr_lightning.callbacks.threshold_calibration import single_class
 from faceattr_lightning.data.module import FaceDataModule
 from faceattr_lightning.data.table import Split
 from faceattr_lightning.errors import ConfigError, DataError
+from faceattr_lightning.files import write_text
 from faceattr_lightning.metrics.predictions import Predictions
 from faceattr_lightning.metrics.ranking import labelled_columns
 from faceattr_lightning.models.module import AttributeModule
 from faceattr_lightning.processes import is_first_process
-from faceattr_lightning.report import write_split_csv, write_text
+from faceattr_lightning.report import write_split_csv
 from faceattr_lightning.report.audit import AuditData, AuditedAttribute, AuditedLabel, render_audit
 from faceattr_lightning.report.charts import percent
 from faceattr_lightning.report.grid import thumbnail

@@ -6,10 +6,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from faceattr_lightning.callbacks.threshold_calibration import ThresholdCalibrator
 from faceattr_lightning.checkpoint import read_checkpoint
+from faceattr_lightning.checkpoint_io import write_checkpoint
 from faceattr_lightning.models.module import AttributeModule
 from faceattr_lightning.processes import is_first_process
 from faceattr_lightning.strategy import Process
@@ -59,7 +58,4 @@ def write_calibrated(source: Path, path: Path, model: AttributeModule) -> None:
     checkpoint["state_dict"] = state | {f"calibrator.{name}": tensor for name, tensor in own.state_dict().items()}
     checkpoint["hyper_parameters"]["calibration"] = model.run_config["calibration"]
     model.on_save_checkpoint(checkpoint)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    torch.save(checkpoint, partial)
-    partial.replace(path)
+    write_checkpoint(checkpoint, path)

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from faceattr_lightning.errors import ConfigError
+from faceattr_lightning.files import write_text
 from faceattr_lightning.going_on import job_folders, read_sweep
-from faceattr_lightning.report.files import write_split_csv, write_text
+from faceattr_lightning.report.files import write_split_csv
 from faceattr_lightning.report.sweep import FIGURES, Row, render_sweep
 from faceattr_lightning.strategy import Process
 from faceattr_lightning.tasks.run_folder import is_occupied, read_status

@@ -15,11 +15,12 @@ from rich.table import Table
 
 from faceattr_lightning.__main__ import CONF
 from faceattr_lightning.errors import ConfigError
+from faceattr_lightning.files import write_text
 from faceattr_lightning.metrics.bootstrap import Draws, Values, mean_over_attributes, resampled_metrics
 from faceattr_lightning.metrics.comparison import Comparison, Estimate, Pairing, simultaneous
 from faceattr_lightning.metrics.saved_predictions import SavedPredictions
 from faceattr_lightning.report.comparison import METRICS, ComparedEntry, markdown, tex
-from faceattr_lightning.report.files import write_split_csv, write_text
+from faceattr_lightning.report.files import write_split_csv
 from faceattr_lightning.strategy import Process
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import traceback
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -18,18 +17,16 @@ from faceattr_lightning.allocator import keep_freed_memory
 from faceattr_lightning.checkpoint import LAST, PREVIOUS
 from faceattr_lightning.config import validate
 from faceattr_lightning.errors import ConfigError, FaceAttrError
+from faceattr_lightning.files import write_text
+from faceattr_lightning.going_on import lasting_overrides
 from faceattr_lightning.instantiate import build
 from faceattr_lightning.processes import is_first_process, is_restarted
-from faceattr_lightning.report.files import write_text
 from faceattr_lightning.strategy import distributed_job
 from faceattr_lightning.tasks.checkpoint import has_checkpoint
 from faceattr_lightning.tasks.failures import explain
 from faceattr_lightning.tasks.run_folder import RunStatus, occupied, read_status, save_config, write_status
 
 log = logging.getLogger(__name__)
-
-_OF_GOING_ON = re.compile(rf"\+*(sweep\.resume=.*|ckpt_path=({LAST}|{PREVIOUS}))")
-"""The overrides that say how a job goes on, not what it does."""
 
 
 def run_job(cfg: DictConfig) -> float | None:
@@ -47,7 +44,8 @@ def run_job(cfg: DictConfig) -> float | None:
         before = read_status(run_dir)
         # A command that is refused says nothing about the run that the folder holds.
         begun = before is None
-        status = RunStatus("running", str(HydraConfig.get().runtime.choices["task"]), _overrides())
+        task = str(HydraConfig.get().runtime.choices["task"])
+        status = RunStatus("running", task, lasting_overrides(HydraConfig.get().overrides.task, task))
         try:
             config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
             validate(config)
@@ -133,11 +131,6 @@ def _prepare(config: dict[str, Any], run_dir: Path, status: RunStatus) -> None:
         logger.handlers.clear()
     if config["keep_freed_memory"]:
         keep_freed_memory()
-
-
-def _overrides() -> list[str]:
-    overrides = HydraConfig.get().overrides.task
-    return [override for override in overrides if not _OF_GOING_ON.fullmatch(override)]
 
 
 def _reason(error: BaseException) -> str:

@@ -7,7 +7,6 @@ import importlib.util
 import itertools
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,11 +17,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from faceattr_lightning.errors import ConfigError
-from faceattr_lightning.inference.photo import PhotoError, find_photos, read_photo
-from faceattr_lightning.inference.predictor import Face, Photo, Predictor
+from faceattr_lightning.files import whole_file, write_text
+from faceattr_lightning.inference.detection import DetectedFace
+from faceattr_lightning.inference.photo import find_photos
+from faceattr_lightning.inference.predictor import Found, Photo, Predictor
 from faceattr_lightning.instantiate import build
 from faceattr_lightning.landmarks import LANDMARK_COLUMNS
-from faceattr_lightning.report.files import write_text
 from faceattr_lightning.report.gallery import render_gallery
 from faceattr_lightning.report.grid import thumbnail
 from faceattr_lightning.strategy import Process
@@ -104,11 +104,20 @@ def predict(
         Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console()) as progress,
     ):
         shown = progress.add_task("Photos", total=len(photos), completed=len(done), rate="")
-        for photo, source in zip(predictor.predict(left, batch_size), left, strict=True):
-            name = _mark(source, photo, run_dir / "pictures", len(done)) if pictures and photo.faces else ""
-            record = _record(source, photo, name, with_image=gallery > 0)
+        # The photo's own name may be too long, or stand in several folders.
+        marked = {source: f"{number:06d}.jpg" for number, source in enumerate(left, start=len(done))}
+
+        def mark(photo: Found) -> None:
+            if photo.faces:
+                _mark(photo, run_dir / "pictures" / marked[str(photo.source)])
+
+        answers = predictor.predict(left, batch_size, mark if pictures else None)
+        for photo, source in zip(answers, left, strict=True):
+            picture = marked[source] if pictures and detect and photo.faces else ""
+            record = _record(source, photo, picture, with_image=gallery > 0)
             # After its picture: what stands here is whole.
-            journal.write(json.dumps(record, ensure_ascii=False) + "\n")
+            # In ASCII, since a name may hold bytes that are no text.
+            journal.write(json.dumps(record) + "\n")
             journal.flush()
             done.add(source)
             speed = progress.tasks[shown].finished_speed or progress.tasks[shown].speed or 0
@@ -188,7 +197,13 @@ def face_rows(record: Row, attribute_names: list[str], age_groups: Sequence[str]
         age_groups: of the model.
     """
     height, width = record["size"] or (None, None)
-    empty: Row = {"file": record["file"], "face": None, "problem": record["problem"], "width": width, "height": height}
+    empty: Row = {
+        "file": legible(record["file"]),
+        "face": None,
+        "problem": record["problem"],
+        "width": width,
+        "height": height,
+    }
     empty |= dict.fromkeys(("x1", "y1", "x2", "y2", "score", *LANDMARK_COLUMNS[5]))
     empty |= {f"{name}{end}": None for name in attribute_names for end in ("", "_probability")}
     empty |= dict.fromkeys(f"age_{name}_probability" for name in age_groups)
@@ -206,11 +221,16 @@ def face_rows(record: Row, attribute_names: list[str], age_groups: Sequence[str]
         yield row
 
 
+def legible(name: str) -> str:
+    """Return a file's name as it can be written: bytes that are no text are escaped."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _write(rows: Iterator[Row], path: Path, format: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    if format == "parquet":
-        _write_parquet(rows, partial)
-    else:
+    with whole_file(path) as partial:
+        if format == "parquet":
+            _write_parquet(rows, partial)
+            return
         with partial.open("w", encoding="utf-8", newline="") as file:
             if format == "csv":
                 first = next(rows)
@@ -222,7 +242,6 @@ def _write(rows: Iterator[Row], path: Path, format: str) -> None:
                 file.write(f"[\n{next(lines)}")
                 file.writelines(f",\n{line}" for line in lines)
                 file.write("\n]\n")
-    os.replace(partial, path)
 
 
 def _write_parquet(rows: Iterator[Row], path: Path) -> None:
@@ -259,31 +278,23 @@ def _sum_up(journal: Path) -> None:
     )
 
 
-def _mark(source: str, photo: Photo, folder: Path, number: int) -> str:
-    """Write the photo with its faces marked, and return the picture's name; empty where it is gone meanwhile."""
-    try:
-        image = Image.fromarray(read_photo(source))
-    except PhotoError:
-        return ""
+def _mark(photo: Found, path: Path) -> None:
+    """Write a photo with its faces marked."""
+    image = Image.fromarray(photo.image)
     scale = min(1.0, _PICTURE_SIDE / max(image.size))
     if scale < 1:
         image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     draw = ImageDraw.Draw(image)
     line = max(2, round(max(image.size) / 400))
-    for face in photo.faces:
-        _draw(draw, face, scale, line)
-    folder.mkdir(exist_ok=True)
-    # The photo's own name may be too long, or stand in several folders.
-    name = f"{number:06d}.jpg"
-    image.save(folder / name, quality=88)
-    return name
+    for number, face in enumerate(photo.faces):
+        _draw(draw, number, face, scale, line)
+    path.parent.mkdir(exist_ok=True)
+    image.save(path, quality=88)
 
 
-def _draw(draw: ImageDraw.ImageDraw, face: Face, scale: float, line: int) -> None:
-    if face.detected is None:
-        return
-    x1, y1, x2, y2 = (float(edge) * scale for edge in face.detected.box)
+def _draw(draw: ImageDraw.ImageDraw, number: int, face: DetectedFace, scale: float, line: int) -> None:
+    x1, y1, x2, y2 = (float(edge) * scale for edge in face.box)
     draw.rectangle((x1, y1, x2, y2), outline=(255, 214, 10), width=line)
-    for x, y in face.detected.landmarks * scale:
+    for x, y in face.landmarks * scale:
         draw.ellipse((x - line, y - line, x + line, y + line), fill=(64, 220, 255))
-    draw.text((x1 + 2 * line, y1 + line), str(face.number), fill=(255, 214, 10), font_size=12 + 4 * line)
+    draw.text((x1 + 2 * line, y1 + line), str(number), fill=(255, 214, 10), font_size=12 + 4 * line)

@@ -14,7 +14,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from faceattr_lightning.errors import ConfigError
-from faceattr_lightning.report.files import write_text
+from faceattr_lightning.files import PARTIAL, write_text
 
 STATUS_FILE = "status.json"
 _LOCK_FILE = ".lock"
@@ -88,7 +88,7 @@ def occupied(run_dir: Path) -> Iterator[None]:
             ) from None
     try:
         # What a killed process was writing.
-        for partial in run_dir.glob("checkpoints/.*.partial"):
+        for partial in (*run_dir.glob(PARTIAL), *run_dir.glob(f"*/{PARTIAL}")):
             with suppress(OSError):
                 partial.unlink()
         yield

@@ -29,6 +29,7 @@ from faceattr_lightning.data.module import FaceDataModule
 from faceattr_lightning.data.synthetic import Synthetic
 from faceattr_lightning.errors import DataError
 from tests.data.writers import assert_same_table, write_celeba, write_fairface, write_folder, write_lfwa
+from tests.disks import small_disk
 from tests.runs import ROOT
 
 SIZE = 48
@@ -314,16 +315,9 @@ def test_a_full_disk(
 
 def test_a_disk_that_really_is_full(root: Path, tmp_path: Path) -> None:
     """A file system of 200 KB, which the annotations fit on and the images do not."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("needs the right to mount a small file system")
-    try:
+    with small_disk(tmp_path / "disk", "size=200k") as disk:
         assert len(images(celeba(root, disk))) == 40
         assert not list(disk.rglob("*.partial")) and not list(disk.rglob("images.u8"))
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_a_cache_that_can_not_be_made(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

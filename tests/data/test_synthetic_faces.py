@@ -29,6 +29,7 @@ from faceattr_lightning.data.synthetic_faces import (
     sample_people,
 )
 from faceattr_lightning.errors import DataError
+from tests.disks import small_disk
 from tests.runs import ROOT
 
 COLUMN = {name: column for column, name in enumerate(CELEBA_ATTRIBUTES)}
@@ -289,17 +290,10 @@ def test_drawing_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_disk_that_is_too_small(tmp_path: Path) -> None:
     """A file system of 2 MB for 12 MB of faces: an error, not the signal that a mapped file meets."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("needs the right to mount a small file system")
-    try:
+    with small_disk(tmp_path / "disk", "size=2m") as disk:
         with pytest.raises(DataError, match="No space left on device"):
             Synthetic(40, 30, 30, cache_dir=str(disk)).setup()
         assert cached(disk) == []
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 DRAW = """

@@ -23,7 +23,7 @@ from faceattr_lightning.data.preprocessing import Preprocessing
 from faceattr_lightning.errors import ConfigError, DataError
 from faceattr_lightning.export import onnx as onnx_module
 from faceattr_lightning.export.int8 import quantise
-from faceattr_lightning.export.onnx import Parity, check_installed, check_parity, compare, export_onnx, whole_file
+from faceattr_lightning.export.onnx import Parity, check_installed, check_parity, compare, export_onnx, exported_file
 from faceattr_lightning.export.session import open_session, read_metadata
 from faceattr_lightning.instantiate import locate
 from faceattr_lightning.models.module import AttributeModule
@@ -190,10 +190,10 @@ def test_files_that_can_not_be_used(tmp_path: Path) -> None:
 def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"before")
-    with pytest.raises(KeyboardInterrupt), whole_file(path) as partial:
+    with pytest.raises(KeyboardInterrupt), exported_file(path) as partial:
         partial.write_bytes(b"half")
         raise KeyboardInterrupt
     assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
     told = r"nowhere/model\.onnx: can't be written \(No such file"
-    with pytest.raises(DataError, match=told), whole_file(tmp_path / "nowhere" / "model.onnx") as partial:
+    with pytest.raises(DataError, match=told), exported_file(tmp_path / "nowhere" / "model.onnx") as partial:
         partial.write_bytes(b"")

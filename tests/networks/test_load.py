@@ -16,7 +16,6 @@ from faceattr_lightning.checkpoint import CHECKPOINT_KEY
 from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.networks.load import load_network, make_network
 from faceattr_lightning.tasks.checkpoint import load_model
-from tests.data.writers import write_celeba, write_fairface, write_lfwa
 from tests.runs import run_here
 from tests.test_matrix import MODELS, overrides
 
@@ -25,16 +24,7 @@ IMAGES = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8, generator=torc
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_celeba(folder / "celeba", n=48)
-    write_lfwa(folder / "lfwa", people=24)
-    write_fairface(folder / "fairface", n_train=40, n_val=12)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def trained(fused_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """From a model's name to its checkpoint after one step, trained when it is first asked for."""
     folder = tmp_path_factory.mktemp("runs")
 
@@ -42,9 +32,11 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
         path = folder / model / "checkpoints" / "last.ckpt"
         if not path.exists():
             name, *more = DATA.get(model, ["celeba"])
-            given = [*overrides(model, name, "uniform", "optimal", data), "calibration.temperature=true", *more]
+            given = [*overrides(model, name, "uniform", "optimal", fused_data), "calibration.temperature=true", *more]
             with pytest.MonkeyPatch.context() as monkeypatch:
-                run_here(*given, "callbacks.report.grid=0", data=data, run_dir=folder / model, monkeypatch=monkeypatch)
+                run_here(
+                    *given, "callbacks.report.grid=0", data=fused_data, run_dir=folder / model, monkeypatch=monkeypatch
+                )
         return path
 
     return train
@@ -185,13 +177,13 @@ def test_a_network_of_ones_own_is_made_too() -> None:
 
 
 def test_calibrating_an_old_checkpoint_writes_one_that_describes_its_network(
-    trained: Callable[[str], Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Callable[[str], Path], fused_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = torch.load(trained("baseline"), weights_only=True)
     del content[CHECKPOINT_KEY]["network"]
     torch.save(content, tmp_path / "old.ckpt")
     given = ["task=calibrate", f"ckpt_path={tmp_path}/old.ckpt", "callbacks.report.grid=0", "callbacks.progress=null"]
-    run_here(*given, data=data, run_dir=tmp_path / "run", monkeypatch=monkeypatch)
+    run_here(*given, data=fused_data, run_dir=tmp_path / "run", monkeypatch=monkeypatch)
     with torch.inference_mode():
         expected = load_network(trained("baseline")).network(IMAGES)["logits"]
         assert torch.equal(load_network(tmp_path / "run/checkpoints/best.ckpt").network(IMAGES)["logits"], expected)

@@ -25,6 +25,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from faceattr_lightning.errors import ConfigError, FaceAttrError
+from faceattr_lightning.going_on import lasting_overrides
 from faceattr_lightning.processes import quote
 from faceattr_lightning.search import (
     FOLDER,
@@ -231,6 +232,6 @@ class OptunaSweeper(Sweeper):
             best = study.best_trial
             metric = self.config.callbacks.best.monitor
             console.print(f"Best trial: {best.number}, {metric} {best.value:.4f}. As a run of its own:")
-            kept = [one for one in fixed if one.lstrip("+").partition("=")[0] != "sweep.resume"]
+            kept = lasting_overrides(fixed, "train")
             command = ["python", "run.py", *kept, *overrides_of(best.params), "hydra.mode=RUN"]
             console.print(f"  {shlex.join(command)}")
