@@ -104,6 +104,13 @@ def assert_same_state(first: dict[str, Tensor], second: dict[str, Tensor]) -> No
         )
 
 
+MEASURED = dict.fromkeys(
+    ("images_per_second", "peak_memory_mb", "training_seconds", "training_cpu_seconds"),
+    0,
+)
+"""Of a summary, what differs between two runs that did the same."""
+
+
 class StopAfter(Callback):
     """Ends training after an epoch, as a lost machine would: the schedule still counts on all of them."""
 

@@ -21,12 +21,12 @@ from rich.table import Table
 import faceattr_lightning
 from faceattr_lightning.callbacks.stage import fitting
 from faceattr_lightning.callbacks.threshold_calibration import single_class
-from faceattr_lightning.data.table import FaceTable
+from faceattr_lightning.data.table import FaceTable, Split
 from faceattr_lightning.files import write_text
 from faceattr_lightning.metrics.attribute_metrics import mean_metrics
 from faceattr_lightning.metrics.bootstrap import Draws, Values, interval, mean_over_attributes, resampled_metrics
 from faceattr_lightning.metrics.consistency import consistency_rows
-from faceattr_lightning.metrics.cost import peak_memory, summarise
+from faceattr_lightning.metrics.cost import machine, peak_memory, summarise
 from faceattr_lightning.metrics.predictions import Predictions
 from faceattr_lightning.metrics.reliability import reliability_bins, reliability_rows
 from faceattr_lightning.metrics.slices import LEAST_SUPPORT, choose_slices, largest_gaps, slice_rows
@@ -104,18 +104,34 @@ class Report(Callback):
         self._databases: dict[str, dict[str, SplitReport]] = {}
         self._warnings: list[str] = []
         self._started = 0.0
+        self._spent, self._clock = (0.0, 0.0), (0.0, 0.0)
         self._written: tuple[ReportData, Path] | None = None
 
     def setup(self, trainer: Trainer, pl_module: AttributeModule, stage: str) -> None:  # type: ignore[override]
         choose_slices(self.slices, trainer.datamodule.table.all_slices())  # type: ignore[attr-defined]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epochs": self._epochs, "history": self._history}
+        return {"epochs": self._epochs, "history": self._history, "seconds": list(self._training_seconds())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # The best checkpoint is validated after the last epoch, and knows fewer epochs than this run does.
         if len(state_dict["epochs"]) > len(self._epochs):
             self._epochs, self._history = state_dict["epochs"], state_dict["history"]
+        # The best checkpoint's are fewer; a checkpoint of an earlier version does not know.
+        self._spent = max(self._spent, tuple(state_dict.get("seconds", self._spent)))
+
+    def on_train_start(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
+        self._clock = _clock()
+
+    def on_train_end(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
+        self._spent, self._clock = self._training_seconds(), (0.0, 0.0)
+
+    def _training_seconds(self) -> tuple[float, float]:
+        """Seconds of training and its validation, and this process's CPU seconds of them; with those of a run that
+        this one goes on with, up to the checkpoint.
+        """
+        since = [now - then if then else 0.0 for now, then in zip(_clock(), self._clock, strict=True)]
+        return self._spent[0] + since[0], self._spent[1] + since[1]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
         self._epochs.append(trainer.current_epoch)
@@ -155,7 +171,13 @@ class Report(Callback):
         self._databases["test"] = database_reports("test", pl_module, predictions, datamodule)
         if trainer.is_global_zero:
             facts = run_facts(pl_module, str(trainer.ckpt_path or ""))
+            facts |= {"data": datamodule.name, "image_size": pl_module.preprocessing.image_size}
+            facts["train_images"] = len(datamodule.train_rows())
+            for split in (Split.VALIDATION, Split.TEST):
+                facts[f"{split.name.lower()}_images"] = len(datamodule.table.rows(split))
             facts["images_per_second"] = round(len(predictions.index) / seconds, 1)
+            wall, cpu = self._training_seconds()
+            facts |= {"training_seconds": round(wall, 1), "training_cpu_seconds": round(cpu, 1)}
             facts |= cost_facts(pl_module)
             self._write(trainer, pl_module, predictions, facts)
 
@@ -316,14 +338,19 @@ def run_facts(model: AttributeModule, checkpoint: str) -> dict[str, Any]:
 
 
 def cost_facts(model: AttributeModule) -> dict[str, Any]:
-    """Return what the model costs: ``gmacs`` of one image, see `summarise`, and ``peak_memory_mb``, 1e6 bytes, see
-    `peak_memory`; ``None`` where the system does not tell.
+    """Return what the model costs: ``gmacs`` of one image, see `summarise`, ``peak_memory_mb``, 1e6 bytes, see
+    `peak_memory`, ``None`` where the system does not tell; and on what ``machine``.
     """
     memory = peak_memory(model.device)
     return {
         "gmacs": summarise(model.network, model.preprocessing.image_size)["gmacs"],
         "peak_memory_mb": None if memory is None else round(memory / 1e6),
+        "machine": machine(model.device),
     }
+
+
+def _clock() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
 
 
 def git_commit() -> str | None:

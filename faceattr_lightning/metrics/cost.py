@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import sys
 from pathlib import Path
 from typing import TypedDict
@@ -32,6 +34,20 @@ class Part(TypedDict):
     trainable: int
     gmacs: float
     parts: list[Part]
+
+
+def processor() -> str:
+    """Return the processor's name; Linux's, or what Python knows."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def machine(device: torch.device) -> str:
+    """Return the name of what computes: the GPU of a device, or the processor and how many cores it has."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{processor()}, {os.cpu_count()} cores"
 
 
 def summarise(network: nn.Module, image_size: int) -> Part:

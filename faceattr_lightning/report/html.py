@@ -150,7 +150,12 @@ _RATES = {
     "false_positive_rate": ("False positives", "share of the images without the attribute that are said to have it"),
     "false_negative_rate": ("False negatives", "share of the images with the attribute that are said not to have it"),
 }
-_UNITS = {"gmacs": ("GMACs an image", ""), "peak_memory_mb": ("peak memory", " MB")}
+_UNITS = {
+    "gmacs": ("GMACs an image", ""),
+    "peak_memory_mb": ("peak memory", " MB"),
+    "training_seconds": ("training", " s"),
+    "training_cpu_seconds": ("training, CPU", " s"),
+}
 """Facts whose name says more than their key does, and what they are counted in."""
 
 
@@ -204,7 +209,7 @@ def _fact(key: str, value: object) -> str:
     if value is None or value == "":
         return charts.NOT_DEFINED
     if isinstance(value, float):
-        return f"{value:.3g}" if key == "gmacs" else decimal(value, 1)
+        return (f"{value:.3g}" if key == "gmacs" else decimal(value, 1)) + _UNITS.get(key, ("", ""))[1]
     # Only a quantity is set off in thousands; a seed is not one.
     quantity = key in ("parameters", *_UNITS) and isinstance(value, int)
     return (f"{value:,}" if quantity else str(value)) + _UNITS.get(key, ("", ""))[1]

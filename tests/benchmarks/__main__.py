@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import torch
 from rich.console import Console
 
 from faceattr_lightning.callbacks.report import git_commit
+from faceattr_lightning.metrics.cost import processor
 from tests.benchmarks.clock import in_child
 from tests.benchmarks.data_path import data_path
 from tests.benchmarks.epoch import epoch
@@ -75,7 +75,7 @@ def main() -> None:
                 rows[name] = in_child(BENCHMARKS[name], data, scratch)
     conditions = {
         "git_commit": git_commit(),
-        "cpu": cpu_model(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "load_before": load,
         "load_after": os.getloadavg()[0],
@@ -87,13 +87,6 @@ def main() -> None:
     if arguments.json:
         plain = {name: [row.to_dict() for row in part] for name, part in rows.items()}
         arguments.json.write_text(json.dumps({"conditions": conditions, "benchmarks": plain}, indent=2) + "\n")
-
-
-def cpu_model() -> str:
-    """Return the processor's name; Linux's, or what Python knows."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":
