@@ -13,7 +13,7 @@ class Batch(TypedDict):
     Keys:
         image: (B, 3, H, W), uint8 or float32, both in the range 0 to 255; the network normalises. Of a frozen backbone
             perhaps its features instead, float32 (B, C, h, w); see `FrozenFeatures`.
-        attributes: int8 (B, A): 1 present, 0 absent, -1 not labelled.
+        attributes: int8 (B, A): 1 present, 0 absent, -1 not labelled. Of mixed training images float32, see `augment`.
         landmarks: float32 (B, L, 2), x then y as fractions of the crop; meaningless where not valid.
         landmarks_valid: bool (B, L).
         identity: int64 (B,), -1 where unknown.

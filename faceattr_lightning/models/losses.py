@@ -37,7 +37,7 @@ def attribute_bce(logits: Tensor, labels: Tensor, count: Tensor | None = None) -
 
     Args:
         logits: float (B, A).
-        labels: (B, A) in {0, 1, -1}; -1 is left out.
+        labels: (B, A) in [0, 1], or -1, which is left out.
         count: float (A,), what the sum is divided by, as of `labelled_count`; ``None`` takes this batch's own.
 
     Returns:

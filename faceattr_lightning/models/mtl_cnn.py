@@ -197,7 +197,8 @@ class MTLCNN(AttributeModule):
 
     def _tasks(self, output: Output, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return every task's embedding, float (B, T, D), and class, int64 (B, T)."""
-        embeddings, labels = output["embeddings"], batch["attributes"].long()
+        # Of a mixed image the class of the greater share.
+        embeddings, labels = output["embeddings"], batch["attributes"].round().long()
         if "age_embedding" in output:
             embeddings = torch.cat([embeddings, output["age_embedding"][:, None]], dim=1)
             labels = torch.cat([labels, batch["age_group"][:, None]], dim=1)

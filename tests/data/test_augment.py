@@ -108,6 +108,24 @@ def test_a_batch_equals_its_images_one_by_one(settings: Augmentation, channels_l
         torch.testing.assert_close(changed[sample].double(), expected, atol=0.05, rtol=0)
 
 
+def test_images_and_labels_are_mixed_alike() -> None:
+    batch = batch_with_dots(3)
+    batch["image"] = torch.tensor([0, 100, 200], dtype=torch.uint8)[:, None, None, None].expand(3, 3, 8, 8).clone()
+    batch["attributes"] = torch.tensor([[0, 1], [1, 1], [1, -1]], dtype=torch.int8)
+    share = batch["augmentation"][:, _COLUMNS.index("mix")].numpy() / 2
+    changed = augment(batch, Augmentation(flip=0, scale=0, shift=0, brightness=0, contrast=0, saturation=0, mix=0.5))
+    own, other = np.array([0.0, 100.0, 200.0]), np.array([200.0, 0.0, 100.0])
+    expected = (1 - share) * own + share * other
+    np.testing.assert_allclose(changed["image"][:, 1, 2, 3], expected, rtol=1e-6)
+    first = (1 - share) * [0, 1, 1] + share * [1, 0, 1]
+    np.testing.assert_allclose(changed["attributes"][:, 0], first, rtol=1e-6)
+    # The first sample's neighbour is the last, of which nothing is known.
+    np.testing.assert_allclose(changed["attributes"][:, 1], [-1, 1, -1], rtol=1e-6)
+    assert changed["attributes"].round().long()[:, 0].tolist() == [0, 1, 1]
+    with pytest.raises(ConfigError, match=r"data\.augmentation\.mix: expected a share in \[0, 0\.5\], found 0\.6"):
+        Augmentation(mix=0.6)
+
+
 def test_a_landmark_that_leaves_the_image_is_no_longer_valid() -> None:
     batch = batch_with_dots(1)
     batch["landmarks"][0, 0] = torch.tensor([0.02, 0.5])
