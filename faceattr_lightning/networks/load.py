@@ -1,4 +1,4 @@
-"""A trained network out of its checkpoint, without what trained it."""
+"""A trained network out of its checkpoint or model folder, without what trained it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from faceattr_lightning.checkpoint import CHECKPOINT_KEY, other_code, read_checkpoint
 from faceattr_lightning.data.preprocessing import Preprocessing
+from faceattr_lightning.description import USED, problem
 from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.instantiate import build, locate
 
-_FIELDS = ("version", "attribute_names", "groups", "age_groups", "thresholds", "temperatures", "preprocessing")
+_FIELDS = (*USED, "temperatures")
 _OF_TRAINING = ("epoch_sums", "epoch_count")
 _PREFIX = "network."
 
@@ -39,7 +40,8 @@ class LoadedNetwork:
         preprocessing: from a source image to the network's input.
         version: of this program, that made the checkpoint.
         facts: what else the checkpoint says of itself: ``model``, ``network`` (its node), ``config`` (the run's),
-            ``task_weights``, ``effective_batch_size``, ``learning_rate``, ``epoch``, ``global_step``.
+            ``task_weights``, ``effective_batch_size``, ``learning_rate``, ``epoch``, ``global_step``; a model folder
+            also ``licence``.
     """
 
     network: nn.Module
@@ -51,6 +53,21 @@ class LoadedNetwork:
     preprocessing: Preprocessing
     version: str
     facts: dict[str, Any]
+
+    @classmethod
+    def of(cls, network: nn.Module, own: Mapping[str, Any]) -> LoadedNetwork:
+        """Return a network with what its checkpoint says of it, under `CHECKPOINT_KEY`."""
+        return cls(
+            network.eval(),
+            own["attribute_names"],
+            own["groups"],
+            own["age_groups"],
+            torch.tensor(own["thresholds"], dtype=torch.float32),
+            torch.tensor(own["temperatures"], dtype=torch.float32),
+            Preprocessing.from_dict(own["preprocessing"]),
+            own["version"],
+            {name: value for name, value in own.items() if name not in (*_FIELDS, *_OF_TRAINING)},
+        )
 
 
 def make_network(node: Mapping[str, Any]) -> Any:
@@ -78,10 +95,10 @@ def make_network(node: Mapping[str, Any]) -> Any:
 
 
 def load_network(path: str | Path, key: str = "ckpt_path") -> LoadedNetwork:
-    """Return the trained network of a checkpoint.
+    """Return the trained network of a checkpoint or a model folder.
 
     Args:
-        path: of the file.
+        path: of the file or folder.
         key: the configuration key, or argument, that an error names.
 
     Raises:
@@ -91,9 +108,8 @@ def load_network(path: str | Path, key: str = "ckpt_path") -> LoadedNetwork:
     path = Path(path).expanduser()
     checkpoint = read_checkpoint(path, key)
     own = checkpoint[CHECKPOINT_KEY]
-    missing = [name for name in _FIELDS if name not in own]
-    if missing:
-        raise ConfigError([f"{key}: {path} is damaged: it lacks {', '.join(missing)}. Take another file."])
+    if found := problem(own, _FIELDS):
+        raise ConfigError([f"{key}: {path} {found}"])
     if not isinstance(own.get("network"), Mapping):
         raise ConfigError(
             [
@@ -108,18 +124,8 @@ def load_network(path: str | Path, key: str = "ckpt_path") -> LoadedNetwork:
         with torch.inference_mode(False), torch.enable_grad():
             network: nn.Module = make_network(own["network"])
         network.load_state_dict(weights)
+        trained = {name: checkpoint.get(name) for name in ("epoch", "global_step")}
+        return LoadedNetwork.of(network, {**trained, **own})
     except (AttributeError, ConfigError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = "; ".join(error.problems) if isinstance(error, ConfigError) else " ".join(str(error).split())
         raise other_code(path, checkpoint, reason, key) from error
-    others = {name: value for name, value in own.items() if name not in (*_FIELDS, *_OF_TRAINING)}
-    return LoadedNetwork(
-        network.eval(),
-        own["attribute_names"],
-        own["groups"],
-        own["age_groups"],
-        torch.tensor(own["thresholds"], dtype=torch.float32),
-        torch.tensor(own["temperatures"], dtype=torch.float32),
-        Preprocessing.from_dict(own["preprocessing"]),
-        own["version"],
-        {**others, "epoch": checkpoint.get("epoch"), "global_step": checkpoint.get("global_step")},
-    )

