@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: run test lint types bench clean
+.PHONY: run test lint types bench results clean
 
 run: $(READY)
 	$(BIN)/python run.py $(ARGS)
@@ -19,6 +19,9 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
+
+results: $(READY)
+	$(BIN)/python run.py task=results $(ARGS)
 
 bench: $(READY)
 	$(BIN)/python -m tests.benchmarks $(ARGS)

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_CODE = ("faceattr_lightning", "conf", "experiments/*.yaml", "run.py", "pyproject.toml")
 _CURVES = (
     "train/loss_per_attribute",
     "val/loss",
@@ -105,6 +106,8 @@ class Report(Callback):
         self._warnings: list[str] = []
         self._started = 0.0
         self._spent, self._clock = (0.0, 0.0), (0.0, 0.0)
+        # Now: by the end somebody may have committed more.
+        self._commit = git_commit()
         self._written: tuple[ReportData, Path] | None = None
 
     def setup(self, trainer: Trainer, pl_module: AttributeModule, stage: str) -> None:  # type: ignore[override]
@@ -170,7 +173,7 @@ class Report(Callback):
         self._splits["test"] = split_report("test", pl_module, predictions, datamodule.table)
         self._databases["test"] = database_reports("test", pl_module, predictions, datamodule)
         if trainer.is_global_zero:
-            facts = run_facts(pl_module, str(trainer.ckpt_path or ""))
+            facts = {**run_facts(pl_module, str(trainer.ckpt_path or "")), "git_commit": self._commit}
             facts |= {"data": datamodule.name, "image_size": pl_module.preprocessing.image_size}
             facts["train_images"] = len(datamodule.train_rows())
             for split in (Split.VALIDATION, Split.TEST):
@@ -354,13 +357,22 @@ def _clock() -> tuple[float, float]:
 
 
 def git_commit() -> str | None:
-    """Return the commit of the code, with ``-dirty`` if it was changed; ``None`` outside a checkout."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    try:
+    """Return the commit of the code, with ``-dirty`` if the code or a configuration was changed since; ``None`` outside
+    a checkout.
+    """
+
+    def git(*arguments: str) -> str:
         folder = Path(faceattr_lightning.__file__).parent
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        changed = git("diff", "--name-only", "HEAD", "--", *(f":/{path}" for path in _CODE))
     except (OSError, subprocess.CalledProcessError):
         return None
+    return f"{commit}-dirty" if changed else commit
 
 
 def face_grids(

@@ -32,9 +32,21 @@ _FREE |= {"accelerator", "devices", "num_nodes", "strategy"}
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
+    """A finished run's folder, and what its model said of a split."""
+
     folder: Path
     saved: SavedPredictions
+
+    @classmethod
+    def read(cls, folder: Path, split: Literal["test", "validation"] = "test") -> Run:
+        """Read a run.
+
+        Raises:
+            DataError: its predictions are missing or damaged.
+        """
+        name = "predictions.npz" if split == "test" else f"predictions_{split}.npz"
+        return cls(folder, SavedPredictions.read(folder / "report" / name))
 
     @property
     def seed(self) -> int:
@@ -73,42 +85,14 @@ def compare(
         ConfigError: fewer than two runs, runs of other images, labels or attributes, or one seed twice.
         DataError: a run's predictions are missing or damaged.
     """
-    name = "predictions.npz" if split == "test" else f"predictions_{split}.npz"
-    runs = [_Run(folder, SavedPredictions.read(folder / "report" / name)) for folder in find_runs(config["runs"])]
+    runs = [Run.read(folder, split) for folder in find_runs(config["runs"])]
     check_same_images(runs)
     entries = group(runs)
     first = runs[0].saved
-    draws = Draws.of(first.identity, replicates)
-    resampled = {run.folder: _resampled(run.saved, draws) for run in runs}
-    seeds = [sorted(run.seed for run in members) for members in entries.values()]
-    pairing: Pairing = "none"
-    if all(one == seeds[0] for one in seeds):
-        trained = [_without_calibration(members[0].method) for members in entries.values()]
-        pairing = "models" if all(one == trained[0] for one in trained) else "seeds"
-    if max(map(len, seeds)) == 1:
+    if max(map(len, entries.values())) == 1:
         log.warning("One seed each: what is compared are these trained models, not the methods.")
-
-    attributes = len(first.attribute_names)
-    rows: list[dict[str, Any]] = []
-    compared = [ComparedEntry(name, len(members), {}, {}, {}, {}) for name, members in entries.items()]
-    for metric in METRICS:
-        # Seeds in the same order in every entry.
-        values = [
-            np.stack([resampled[run.folder][metric] for run in sorted(members, key=lambda run: run.seed)])
-            for members in entries.values()
-        ]
-        single, mean = (
-            Comparison(values, pairing),
-            Comparison([mean_over_attributes(entry) for entry in values], pairing),
-        )
-        shared = simultaneous(level, attributes)
-        for index, entry in enumerate(compared):
-            entry.figures[metric] = mean.of(index, level)
-            entry.by_attribute[metric] = single.of(index, shared)
-            if index:
-                entry.differences[metric] = mean.difference(index, 0, level)
-                entry.differences_by_attribute[metric] = single.difference(index, 0, shared)
-            rows += _rows(entry, metric, first.attribute_names)
+    compared = compare_entries(entries, level, replicates)
+    rows = [row for metric in METRICS for entry in compared for row in _rows(entry, metric, first.attribute_names)]
 
     title = f"{_last(first.config['data']['_target_']).lower()}, {split} split"
     facts = {
@@ -124,6 +108,37 @@ def compare(
     write_text(tex(title, facts, compared), run_dir / "comparison.tex")
     _print(title, compared)
     log.info("Comparison: %s", run_dir / "comparison.md")
+
+
+def compare_entries(entries: Mapping[str, Sequence[Run]], level: float, replicates: int) -> list[ComparedEntry]:
+    """Return what can be said of entries that were tested on the same images, and of their difference to the first.
+
+    Args:
+        entries: name to the runs of one method, which differ in their seed alone.
+        level: see `compare`.
+        replicates: see `compare`.
+    """
+    groups = [sorted(members, key=lambda run: run.seed) for members in entries.values()]
+    draws = Draws.of(groups[0][0].saved.identity, replicates)
+    resampled = [[_resampled(run.saved, draws) for run in members] for members in groups]
+    seeds = [[run.seed for run in members] for members in groups]
+    pairing: Pairing = "none"
+    if all(one == seeds[0] for one in seeds):
+        trained = [_without_calibration(members[0].method) for members in groups]
+        pairing = "models" if len(groups) > 1 and all(one == trained[0] for one in trained) else "seeds"
+    shared = simultaneous(level, len(groups[0][0].saved.attribute_names))
+    compared = [ComparedEntry(name, len(members), {}, {}, {}, {}) for name, members in entries.items()]
+    for metric in METRICS:
+        values = [np.stack([one[metric] for one in members]) for members in resampled]
+        single = Comparison(values, pairing)
+        mean = Comparison([mean_over_attributes(entry) for entry in values], pairing)
+        for index, entry in enumerate(compared):
+            entry.figures[metric] = mean.of(index, level)
+            entry.by_attribute[metric] = single.of(index, shared)
+            if index:
+                entry.differences[metric] = mean.difference(index, 0, level)
+                entry.differences_by_attribute[metric] = single.difference(index, 0, shared)
+    return compared
 
 
 def find_runs(given: Sequence[str] | None) -> list[Path]:
@@ -159,7 +174,7 @@ def find_runs(given: Sequence[str] | None) -> list[Path]:
     return unique
 
 
-def check_same_images(runs: Sequence[_Run]) -> None:
+def check_same_images(runs: Sequence[Run]) -> None:
     """Raise a ConfigError unless all runs have the first one's attributes, images and labels."""
     first = runs[0]
     problems = []
@@ -177,13 +192,13 @@ def check_same_images(runs: Sequence[_Run]) -> None:
         raise ConfigError(problems)
 
 
-def group(runs: Sequence[_Run]) -> dict[str, list[_Run]]:
+def group(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Return the runs of each method under a name that says in what it differs from the others.
 
     Raises:
         ConfigError: a method has one seed twice.
     """
-    methods: list[tuple[dict[str, Any], list[_Run]]] = []
+    methods: list[tuple[dict[str, Any], list[Run]]] = []
     for run in runs:
         members = next((members for method, members in methods if method == run.method), None)
         if members is None:

@@ -1,0 +1,191 @@
+"""``task=results``: the rows of ``experiments/RESULTS.md``, run where they are missing, and the page written anew."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from faceattr_lightning.__main__ import CONF
+from faceattr_lightning.errors import ConfigError, DataError
+from faceattr_lightning.files import write_text
+from faceattr_lightning.metrics.comparison import Estimate
+from faceattr_lightning.processes import quote
+from faceattr_lightning.report.files import write_summary_json
+from faceattr_lightning.report.results import Published, ResultsTable, Row, read_row, render_results
+from faceattr_lightning.strategy import Process
+from faceattr_lightning.tasks.compare import Run, check_same_images, compare_entries
+from faceattr_lightning.tasks.run_folder import read_status
+
+log = logging.getLogger(__name__)
+
+EXPERIMENTS = CONF.parent / "experiments"
+_PLACEHOLDER = "data.landmark_file=FILE"
+_LEVEL, _REPLICATES = 0.95, 2000
+
+
+def results(
+    config: dict[str, Any],
+    ranks: list[Process],
+    tables: list[dict[str, Any]],
+    published: list[dict[str, Any]],
+    run: bool = True,
+    only: list[str] | None = None,
+    seeds: list[int] | None = None,
+    landmark_file: str | None = None,
+) -> None:
+    """Run the missing rows, a process after the other, record them, and write the page of all that is recorded.
+
+    A row's runs lie in ``<paths.output_dir>/experiments/``; what is kept of them in ``experiments/results/``, a file a
+    row: each run's ``summary.json``, the intervals over people and seeds, and the difference to the first row of the
+    table. A run that was begun goes on; one that fails is named at the end, after all others.
+
+    Args:
+        config: the job's configuration as plain data.
+        ranks: not used.
+        tables: each a ``title``, ``rows``, which are the overrides of a training, the reference first, and ``gpu``,
+            whether they need one.
+        published: each a ``system``, ``data``, mean ``accuracy`` in percent and its ``source``.
+        run: whether to run anything.
+        only: the rows that hold one of these texts; ``None`` for all that this machine is for.
+        seeds: of each row; ``None`` for 0.
+        landmark_file: what ``FILE`` in a row stands for.
+
+    Raises:
+        ConfigError: a table or a figure lacks a key, or no row holds a text of ``only``.
+        DataError: a row's run failed, or what is recorded is damaged.
+    """
+    planned, figures = _tables(tables), [_published(one) for one in published]
+    commands = list(dict.fromkeys(row for table in planned for row in table.rows))
+    chosen = [row for row in commands if only is None or any(text in row for text in only)]
+    if not chosen:
+        raise ConfigError([f"task.only: no row holds {' or '.join(only or ())}; see conf/task/results.yaml."])
+    folder = EXPERIMENTS / "results"
+    failed = []
+    if run:
+        gpu = {row for table in planned if table.gpu for row in table.rows}
+        for row in chosen:
+            if row in gpu and not torch.cuda.is_available():
+                log.info("Needs a GPU: %s", row)
+            elif _PLACEHOLDER in row and landmark_file is None:
+                log.warning("Needs task.landmark_file=, which task=annotate data=lfwa writes: %s", row)
+            else:
+                failed += list(_run_row(config, row, seeds or [0], landmark_file, folder))
+                _record_intervals(config, planned, folder)
+                _write_page(planned, figures, folder)
+    _record_intervals(config, planned, folder)
+    _write_page(planned, figures, folder)
+    if failed:
+        raise DataError("\n".join(failed))
+
+
+def _run_row(
+    config: Mapping[str, Any], row: str, seeds: Sequence[int], landmark_file: str | None, folder: Path
+) -> Iterator[str]:
+    """Run the seeds of a row that are not recorded, and record them; yield the reason of each that failed."""
+    record = read_row(folder / f"{slug(row)}.json", row)
+    for seed in seeds:
+        if str(seed) in record["runs"]:
+            continue
+        run_dir = _run_dir(config, row, seed)
+        overrides = shlex.split(row.replace(_PLACEHOLDER, f"data.landmark_file={quote(str(landmark_file))}"))
+        log.info("Running %s seed=%d", row, seed)
+        # A process of its own, so that a run has the memory and the random numbers of a run by hand.
+        command = [sys.executable, "-m", "faceattr_lightning", *overrides, f"seed={seed}"]
+        command += [f"hydra.run.dir={quote(str(run_dir))}", "sweep.resume=true"]
+        finished = subprocess.run(command, check=False)
+        status = read_status(run_dir)
+        if finished.returncode != 0 or status is None or status.state != "finished":
+            # One that was refused before it began has left nothing but what it printed.
+            reason = "see above" if status is None else f"{status.reason or status.state} (in {run_dir})"
+            yield f"{row} seed={seed}: {reason}. The same command goes on with it."
+            continue
+        summary = json.loads((run_dir / "report" / "summary.json").read_text(encoding="utf-8"))
+        # A path of this machine.
+        del summary["checkpoint"]
+        record["runs"][str(seed)] = summary
+        write_summary_json(record, folder / f"{slug(row)}.json")
+
+
+def _record_intervals(config: Mapping[str, Any], planned: Sequence[ResultsTable], folder: Path) -> None:
+    """Record the intervals and differences of every row whose runs, and whose reference's, lie on this machine."""
+    for table in planned:
+        reference = _runs(config, table.rows[0], folder)
+        for row in table.rows:
+            path = folder / f"{slug(row)}.json"
+            record = read_row(path, row)
+            seeds = sorted(record["runs"], key=int)
+            runs = _runs(config, row, folder)
+            if runs and record["figures"].get("seeds") != seeds:
+                (alone,) = compare_entries({row: runs}, _LEVEL, _REPLICATES)
+                record["figures"] = {"seeds": seeds, **_plain(alone.figures)}
+                write_summary_json(record, path)
+            both = [[str(run.seed) for run in one] for one in (reference, runs)]
+            known = record["differences"].get(table.rows[0], {})
+            if runs and reference and row != table.rows[0] and known.get("seeds") != both:
+                check_same_images([*reference, *runs])
+                _, entry = compare_entries({"": reference, row: runs}, _LEVEL, _REPLICATES)
+                record["differences"][table.rows[0]] = {"seeds": both, **_plain(entry.differences)}
+                write_summary_json(record, path)
+
+
+def _plain(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
+    return {
+        metric: {
+            "value": float(one.value),
+            "low": float(one.low),
+            "high": float(one.high),
+            "verdict": str(one.verdict(metric)),
+        }
+        for metric, one in estimates.items()
+    }
+
+
+def _runs(config: Mapping[str, Any], row: str, folder: Path) -> list[Run]:
+    """Return the recorded runs of a row; none unless all lie on this machine."""
+    seeds = sorted(read_row(folder / f"{slug(row)}.json", row)["runs"], key=int)
+    folders = [_run_dir(config, row, int(seed)) for seed in seeds]
+    return (
+        [Run.read(one) for one in folders] if all((one / "report/predictions.npz").is_file() for one in folders) else []
+    )
+
+
+def _run_dir(config: Mapping[str, Any], row: str, seed: int) -> Path:
+    return Path(config["paths"]["output_dir"]) / "experiments" / slug(row) / f"seed_{seed}"
+
+
+def slug(row: str) -> str:
+    """Return a row's overrides as the name of a file."""
+    parts = [part.removeprefix("experiment=") for part in shlex.split(row) if part != _PLACEHOLDER]
+    return re.sub(r"[^\w=.,-]", "_", ",".join(parts))
+
+
+def _write_page(planned: Sequence[ResultsTable], figures: Sequence[Published], folder: Path) -> None:
+    rows: dict[str, Row] = {row: read_row(folder / f"{slug(row)}.json", row) for table in planned for row in table.rows}
+    page = EXPERIMENTS / "RESULTS.md"
+    reading = EXPERIMENTS / "READING.md"
+    text = reading.read_text(encoding="utf-8") if reading.is_file() else ""
+    write_text(render_results(planned, rows, figures, text), page)
+    log.info("Results: %s", page)
+
+
+def _tables(tables: Sequence[Mapping[str, Any]]) -> list[ResultsTable]:
+    try:
+        return [ResultsTable(**table) for table in tables]
+    except TypeError as error:
+        raise ConfigError([f"task.tables: expected title, rows and perhaps gpu in each ({error})."]) from error
+
+
+def _published(figure: Mapping[str, Any]) -> Published:
+    try:
+        return Published(**figure)
+    except TypeError as error:
+        raise ConfigError([f"task.published: expected system, data, accuracy and source in each ({error})."]) from error
