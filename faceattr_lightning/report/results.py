@@ -173,7 +173,7 @@ def _cells(row: Row, reference: str) -> list[str]:
 def _beside(row: str, recorded: Row, published: Sequence[Published]) -> str:
     """Return the published figure of a row's system and data, and whether the row's runs may be compared with it."""
     # Of an ablation nothing is published.
-    experiment, *changes = row.removeprefix("experiment=").replace(" data.landmark_file=FILE", "").split(" ")
+    experiment, *changes = (part for part in row.removeprefix("experiment=").split() if not part.endswith("=FILE"))
     found = [one for one in published if experiment.removeprefix("cpu_") == f"{one.system}_{one.data}" and not changes]
     if not found:
         return ""

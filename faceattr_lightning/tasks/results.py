@@ -28,7 +28,7 @@ from faceattr_lightning.tasks.run_folder import read_status
 log = logging.getLogger(__name__)
 
 EXPERIMENTS = CONF.parent / "experiments"
-_PLACEHOLDER = "data.landmark_file=FILE"
+_PLACEHOLDER = "=FILE"
 _LEVEL, _REPLICATES = 0.95, 2000
 
 
@@ -40,7 +40,7 @@ def results(
     run: bool = True,
     only: list[str] | None = None,
     seeds: list[int] | None = None,
-    landmark_file: str | None = None,
+    files: dict[str, str | None] | None = None,
 ) -> None:
     """Run the missing rows, a process after the other, record them, and write the page of all that is recorded.
 
@@ -57,7 +57,7 @@ def results(
         run: whether to run anything.
         only: the rows that hold one of these texts; ``None`` for all that this machine is for.
         seeds: of each row; ``None`` for 0.
-        landmark_file: what ``FILE`` in a row stands for.
+        files: key of the configuration to what its ``FILE`` in a row stands for.
 
     Raises:
         ConfigError: a table or a figure lacks a key, or no row holds a text of ``only``.
@@ -75,10 +75,10 @@ def results(
         for row in chosen:
             if row in gpu and not torch.cuda.is_available():
                 log.info("Needs a GPU: %s", row)
-            elif _PLACEHOLDER in row and landmark_file is None:
-                log.warning("Needs task.landmark_file=, which task=annotate data=lfwa writes: %s", row)
+            elif missing := _missing_files(row, files or {}):
+                log.warning("Needs task.files.%s=: %s", missing[0], row)
             else:
-                failed += list(_run_row(config, row, seeds or [0], landmark_file, folder))
+                failed += list(_run_row(config, row, seeds or [0], files or {}, folder))
                 _record_intervals(config, planned, folder)
                 _write_page(planned, figures, folder)
     _record_intervals(config, planned, folder)
@@ -87,8 +87,14 @@ def results(
         raise DataError("\n".join(failed))
 
 
+def _missing_files(row: str, files: Mapping[str, str | None]) -> list[str]:
+    """Return the keys of a row whose FILE is not known, or not there."""
+    keys = [part.removesuffix(_PLACEHOLDER) for part in shlex.split(row) if part.endswith(_PLACEHOLDER)]
+    return [key for key in keys if not (file := files.get(key)) or not Path(file).expanduser().exists()]
+
+
 def _run_row(
-    config: Mapping[str, Any], row: str, seeds: Sequence[int], landmark_file: str | None, folder: Path
+    config: Mapping[str, Any], row: str, seeds: Sequence[int], files: Mapping[str, str | None], folder: Path
 ) -> Iterator[str]:
     """Run the seeds of a row that are not recorded, and record them; yield the reason of each that failed."""
     record = read_row(folder / f"{slug(row)}.json", row)
@@ -96,7 +102,10 @@ def _run_row(
         if str(seed) in record["runs"]:
             continue
         run_dir = _run_dir(config, row, seed)
-        overrides = shlex.split(row.replace(_PLACEHOLDER, f"data.landmark_file={quote(str(landmark_file))}"))
+        overrides = [
+            f"{key}={quote(str(files[key]))}" if (key := part.removesuffix(_PLACEHOLDER)) != part else part
+            for part in shlex.split(row)
+        ]
         log.info("Running %s seed=%d", row, seed)
         # A process of its own, so that a run has the memory and the random numbers of a run by hand.
         command = [sys.executable, "-m", "faceattr_lightning", *overrides, f"seed={seed}"]
@@ -164,7 +173,7 @@ def _run_dir(config: Mapping[str, Any], row: str, seed: int) -> Path:
 
 def slug(row: str) -> str:
     """Return a row's overrides as the name of a file."""
-    parts = [part.removeprefix("experiment=") for part in shlex.split(row) if part != _PLACEHOLDER]
+    parts = [part.removeprefix("experiment=") for part in shlex.split(row) if not part.endswith(_PLACEHOLDER)]
     return re.sub(r"[^\w=.,-]", "_", ",".join(parts))
 
 
