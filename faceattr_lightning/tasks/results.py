@@ -57,7 +57,7 @@ def results(
         run: whether to run anything.
         only: the rows that hold one of these texts; ``None`` for all that this machine is for.
         seeds: of each row; ``None`` for 0.
-        files: key of the configuration to what its ``FILE`` in a row stands for.
+        files: what ``FILE`` in a row stands for, by the last part of its key.
 
     Raises:
         ConfigError: a table or a figure lacks a key, or no row holds a text of ``only``.
@@ -88,9 +88,14 @@ def results(
 
 
 def _missing_files(row: str, files: Mapping[str, str | None]) -> list[str]:
-    """Return the keys of a row whose FILE is not known, or not there."""
-    keys = [part.removesuffix(_PLACEHOLDER) for part in shlex.split(row) if part.endswith(_PLACEHOLDER)]
-    return [key for key in keys if not (file := files.get(key)) or not Path(file).expanduser().exists()]
+    """Return the names of a row's files that are not known, or not there."""
+    names = [_file_name(part) for part in shlex.split(row) if part.endswith(_PLACEHOLDER)]
+    return [name for name in names if not (file := files.get(name)) or not Path(file).expanduser().exists()]
+
+
+def _file_name(override: str) -> str:
+    """Return ``pretrained`` of ``backbone.pretrained=FILE``."""
+    return override.removesuffix(_PLACEHOLDER).rpartition(".")[2]
 
 
 def _run_row(
@@ -103,7 +108,7 @@ def _run_row(
             continue
         run_dir = _run_dir(config, row, seed)
         overrides = [
-            f"{key}={quote(str(files[key]))}" if (key := part.removesuffix(_PLACEHOLDER)) != part else part
+            f"{part.removesuffix('FILE')}{quote(str(files[_file_name(part)]))}" if part.endswith(_PLACEHOLDER) else part
             for part in shlex.split(row)
         ]
         log.info("Running %s seed=%d", row, seed)
