@@ -1,4 +1,4 @@
-"""Reading checkpoints that describe themselves. Nothing here imports Lightning or Hydra."""
+"""Reading checkpoints, and model folders, that describe themselves. Nothing here imports Lightning or Hydra."""
 
 from __future__ import annotations
 
@@ -8,28 +8,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from packaging.version import InvalidVersion, Version
 
 import faceattr_lightning
+from faceattr_lightning.description import KEY, problem
 from faceattr_lightning.errors import ConfigError
+from faceattr_lightning.export.folder import read_folder
 
-CHECKPOINT_KEY = "faceattr_lightning"
+CHECKPOINT_KEY = KEY
 """Under it stands what a checkpoint says of itself."""
 
 BEST, LAST, PREVIOUS = "best", "last", "previous"
 """What ``ckpt_path`` can be beside a file, and the names of the files."""
 
 
-def read_checkpoint(path: Path, key: str = "ckpt_path") -> dict[str, Any]:
+def read_checkpoint(path: Path, key: str = "ckpt_path", folder: bool = True) -> dict[str, Any]:
     """Return a checkpoint's content; its tensors stay in the file until they are used.
 
     Args:
-        path: of the file.
+        path: of the file, or of a model folder, which has the network and what it says of itself alone.
         key: the configuration key that an error names.
+        folder: whether a model folder will do.
 
     Raises:
         ConfigError: there is no such file, it is no checkpoint of this program, or is damaged.
     """
+    if path.is_dir():
+        content = read_folder(path, key)
+        if not folder:
+            raise needs_checkpoint(path, key)
+        return content
     if not path.is_file():
         raise ConfigError([f"{key}: there is no file {path}; expected a checkpoint file."])
     before = path.with_name(f"{PREVIOUS}.ckpt")
@@ -52,24 +59,22 @@ def read_checkpoint(path: Path, key: str = "ckpt_path") -> dict[str, Any]:
             ]
         ) from error
     own = checkpoint.get(CHECKPOINT_KEY) if isinstance(checkpoint, dict) else None
-    if not isinstance(own, dict):
-        raise ConfigError([f"{key}: {path} was not made by faceattr-lightning. Take another file."])
-    missing = [key for key in ("state_dict", "loops") if key not in checkpoint]
-    missing += [key for key in ("version", "model", "config") if key not in own]
+    if found := problem(own, ("version", "model", "config"), advice):
+        raise ConfigError([f"{key}: {path} {found}"])
+    missing = [name for name in ("state_dict", "loops") if name not in checkpoint]
     if missing:
         raise ConfigError([f"{key}: {path} is damaged: it lacks {', '.join(missing)}. {advice}"])
-    try:
-        newer = Version(own["version"]) > Version(faceattr_lightning.__version__)
-    except InvalidVersion:
-        raise ConfigError([f"{key}: {path} is damaged: its version is '{own['version']}'. {advice}"]) from None
-    if newer:
-        raise ConfigError(
-            [
-                f"{key}: {path} was made by version {own['version']}, which is newer than this one, "
-                f"{faceattr_lightning.__version__}. Update the code, or take another file."
-            ]
-        )
     return checkpoint
+
+
+def needs_checkpoint(path: Path, key: str = "ckpt_path") -> ConfigError:
+    """Return the error for a model folder where training, or a test, needs the checkpoint that it was made from."""
+    return ConfigError(
+        [
+            f"{key}: {path} is a model folder, which holds the network alone: task=predict and task=export take it, "
+            "and backbone.pretrained= begins a training with it. Here give the checkpoint that it was made from."
+        ]
+    )
 
 
 def is_whole(path: Path) -> bool:

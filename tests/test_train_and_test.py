@@ -17,6 +17,7 @@ from faceattr_lightning.attributes import CELEBA_ATTRIBUTES
 from faceattr_lightning.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.models.dmm_cnn import DMMCNN
+from faceattr_lightning.networks.backbone import Backbone, check_backbone, load_pretrained, normalisation
 from faceattr_lightning.processes import quote
 from faceattr_lightning.tasks.checkpoint import load_model
 from tests.runs import MEASURED, SMALL, SMALL_DMM, assert_same_state, rows, run, run_dirs, state, summary
@@ -139,6 +140,18 @@ def test_testing_the_checkpoint_reproduces_the_figures(
         ours, theirs = summary(tested, split), summary(trained, split)
         assert {**ours, **MEASURED} == {**theirs, **MEASURED}
     assert yaml.safe_load((tested / "config.yaml").read_text())["backbone"]["name"] == "test_resnet"
+
+
+def test_a_backbone_begins_with_a_checkpoint(trained: Path) -> None:
+    best = trained / "checkpoints" / "best.ckpt"
+    backbone = Backbone("test_resnet", *normalisation("test_resnet"))
+    load_pretrained(backbone, str(best))
+    saved = state(trained, "best")
+    for name, tensor in backbone.body.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(tensor, saved[f"network.backbone.body.{name}"]), name
+    with pytest.raises(ConfigError, match="has the backbone 'test_resnet', not 'resnet18'"):
+        check_backbone("resnet18", str(best))
 
 
 def test_a_checkpoint_is_not_tested_on_what_it_does_not_fit(trained: Path, tiny_data: Path, tmp_path: Path) -> None:

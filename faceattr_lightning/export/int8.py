@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from faceattr_lightning.export.onnx import exported_file, quiet, set_metadata
-from faceattr_lightning.export.session import open_session, read_metadata
+from faceattr_lightning.export.deployed import exported_file, quiet
+from faceattr_lightning.export.onnx import set_metadata
+from faceattr_lightning.export.session import file_input, open_session, read_metadata
 
 if TYPE_CHECKING:
     import onnx
@@ -31,7 +32,8 @@ _ERRORS_ONLY, _WARNINGS = 3, 2
 class _Images:
     """Hands out calibration images by the batch, in ranges: the feature maps of a range are in memory all at once."""
 
-    def __init__(self, images: NDArray[np.uint8]) -> None:
+    def __init__(self, images: NDArray[np.uint8], metadata: dict[str, Any]) -> None:
+        self._metadata = metadata
         # Whole ranges are asked for.
         self._images = images[: max(1, len(images) // _BATCH) * _BATCH]
         self.stride = min(_BATCH, len(self._images))
@@ -43,9 +45,10 @@ class _Images:
     def set_range(self, start_index: int, end_index: int) -> None:
         self._next, self._end = start_index, end_index
 
-    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
         start, self._next = self._next, min(self._next + _BATCH, self._end)
-        return {"image": self._images[start : self._next]} if start < self._next else None
+        batch = self._images[start : self._next]
+        return {"image": file_input(batch, self._metadata)} if len(batch) else None
 
 
 def quantise(path: Path, target: Path, images: NDArray[np.uint8], calibration: Calibration = "minmax") -> None:
@@ -67,8 +70,8 @@ def quantise(path: Path, target: Path, images: NDArray[np.uint8], calibration: C
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    metadata = {**read_metadata(open_session(path)), "precision": "int8"}
-    reader = _Images(images)
+    metadata = {**read_metadata(open_session(path), path), "precision": "int8"}
+    reader = _Images(images, metadata)
     onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
     try:
         with quiet(), tempfile.TemporaryDirectory() as folder, exported_file(target) as partial:

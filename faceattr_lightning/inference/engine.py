@@ -1,17 +1,20 @@
-"""What answers: a checkpoint through torch, or an ONNX file through onnxruntime alone."""
+"""What answers: a checkpoint, a model folder or a .pt2 file through torch, an ONNX file through onnxruntime alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from faceattr_lightning.errors import ConfigError
-from faceattr_lightning.export.session import open_session, read_metadata
+from faceattr_lightning.export.session import file_input, open_session, read_metadata
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -61,10 +64,10 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """A checkpoint, on the CPU or another of torch's devices.
+    """A checkpoint or a model folder, on the CPU or another of torch's devices.
 
     Args:
-        path: of the checkpoint.
+        path: of either.
         device: such as ``cpu`` or ``cuda``.
 
     Raises:
@@ -73,18 +76,13 @@ class TorchEngine:
 
     def __init__(self, path: Path, device: str = "cpu") -> None:
         # Here, so that an ONNX file needs no torch.
-        import torch
-
         from faceattr_lightning.networks.load import load_network
 
         loaded = load_network(path, "model")
         self.facts = _facts(loaded.preprocessing.to_dict(), vars(loaded), loaded.thresholds.numpy())
-        try:
-            self.device = torch.device(device)
-            self.network = loaded.network.to(self.device)
-            self.temperatures = loaded.temperatures.to(self.device)
-        except (RuntimeError, AssertionError) as error:
-            raise ConfigError([f"device: torch has no '{device}' here ({str(error).splitlines()[0]})."]) from error
+        self.device = _device(device)
+        self.network = loaded.network.to(self.device)
+        self.temperatures = loaded.temperatures.to(self.device)
 
     def __call__(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """See `Engine`."""
@@ -111,31 +109,85 @@ class OnnxEngine:
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         self.session = open_session(path, threads)
-        metadata = read_metadata(self.session)
-        thresholds = np.array(metadata["thresholds"], np.float32)
-        self.facts = _facts(metadata["preprocessing"], metadata, thresholds)
+        self.metadata = read_metadata(self.session, path)
+        self.facts = _file_facts(self.metadata)
 
     def __call__(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """See `Engine`."""
-        batch = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        batch = file_input(images.transpose(0, 3, 1, 2), self.metadata)
         names = ["probabilities", *(["age_group"] if self.facts.age_groups else [])]
         probabilities, *ages = self.session.run(names, {"image": batch})
         return probabilities, ages[0] if ages else None
 
 
+class ProgramEngine:
+    """A ``.pt2`` file of ``task=export``, on the CPU or another of torch's devices.
+
+    Opening it may run a program that it holds: open only a file that you trust, see
+    `faceattr_lightning.export.torch_export`.
+
+    Args:
+        path: of the file.
+        device: such as ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: there is no such device.
+        DataError: the file is missing, damaged or not of ``task=export``.
+    """
+
+    def __init__(self, path: Path, device: str = "cpu") -> None:
+        from faceattr_lightning.export.torch_export import open_program
+
+        self.device = _device(device)
+        self.program, self.metadata = open_program(path, self.device)
+        self.facts = _file_facts(self.metadata)
+
+    def __call__(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """See `Engine`."""
+        import torch
+
+        arrays = file_input(images.transpose(0, 3, 1, 2), self.metadata), self.facts.thresholds
+        with torch.inference_mode():
+            outputs = self.program(*(torch.from_numpy(array).to(self.device) for array in arrays))
+        probabilities, _, *ages = (output.cpu().numpy() for output in outputs)
+        return probabilities, ages[0] if ages else None
+
+
 def open_engine(model: str | Path, device: str = "cpu") -> Engine:
-    """Return the engine of a checkpoint or of an ONNX file.
+    """Return the engine of a checkpoint, a model folder, or an exported file, told by its name.
 
     Raises:
         ConfigError: there is no such file, or see `TorchEngine`.
-        DataError: see `OnnxEngine`.
+        DataError: see `OnnxEngine` and `ProgramEngine`.
     """
     path = Path(model).expanduser()
-    if not path.is_file():
-        raise ConfigError([f"model: there is no file {path}; expected a checkpoint (.ckpt) or an ONNX file (.onnx)."])
+    if not path.exists():
+        raise ConfigError(
+            [
+                f"model: there is no file {path}; expected a checkpoint (.ckpt), an exported file (.onnx, .pt2) or a "
+                "model folder."
+            ]
+        )
+    if path.is_dir():
+        return TorchEngine(path, device)
     if path.suffix == ".onnx":
         return OnnxEngine(path)
-    return TorchEngine(path, device)
+    return ProgramEngine(path, device) if path.suffix == ".pt2" else TorchEngine(path, device)
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError([f"device: torch has no '{name}' here ({str(error).splitlines()[0]})."]) from error
+    return device
+
+
+def _file_facts(metadata: dict[str, Any]) -> ModelFacts:
+    return _facts(metadata["preprocessing"], metadata, np.array(metadata["thresholds"], np.float32))
 
 
 def _facts(preprocessing: dict[str, Any], said: dict[str, Any], thresholds: NDArray[np.float32]) -> ModelFacts:

@@ -222,7 +222,7 @@ def read_mask_network(path: str, parts: Sequence[tuple[str, ...]]) -> dict[str, 
     Raises:
         ConfigError: the file is no checkpoint of an MGMTN with learned masks, or its masks are those of other groups.
     """
-    checkpoint = read_checkpoint(Path(path).expanduser(), "model.mask_checkpoint")
+    checkpoint = read_checkpoint(Path(path).expanduser(), "model.mask_checkpoint", folder=False)
     prefix = "network.mask_network."
     state = {
         name.removeprefix(prefix): tensor

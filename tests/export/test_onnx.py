@@ -18,12 +18,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import faceattr_lightning
 from faceattr_lightning.attributes import CELEBA_ATTRIBUTES
 from faceattr_lightning.data.preprocessing import Preprocessing
 from faceattr_lightning.errors import ConfigError, DataError
 from faceattr_lightning.export import onnx as onnx_module
+from faceattr_lightning.export.deployed import Parity, check_parity, compare, exported_file
 from faceattr_lightning.export.int8 import quantise
-from faceattr_lightning.export.onnx import Parity, check_installed, check_parity, compare, export_onnx, exported_file
+from faceattr_lightning.export.onnx import check_installed, export_onnx
 from faceattr_lightning.export.session import open_session, read_metadata
 from faceattr_lightning.instantiate import locate
 from faceattr_lightning.models.module import AttributeModule
@@ -106,7 +108,7 @@ def test_every_model_answers_as_before(path: str, tmp_path: Path) -> None:
 def test_a_file_says_what_it_is_without_torch(tmp_path: Path) -> None:
     model = make("baseline.Baseline")
     file = tmp_path / "model.onnx"
-    export_onnx(model, file)
+    export_onnx(model, file, licence="CC-BY-NC-4.0")
     code = (
         "import json, sys; from faceattr_lightning.export.session import open_session, read_metadata\n"
         f"print(json.dumps(read_metadata(open_session({str(file)!r}))))\n"
@@ -115,7 +117,10 @@ def test_a_file_says_what_it_is_without_torch(tmp_path: Path) -> None:
     finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert finished.returncode == 0 and finished.stderr == "", finished.stderr
     metadata = json.loads(finished.stdout)
-    assert (metadata["model"], metadata["backbone"], metadata["precision"]) == ("Baseline", "test_resnet", "float32")
+    assert metadata["model"] == "faceattr_lightning.models.baseline.Baseline"
+    assert (metadata["backbone"], metadata["precision"]) == ("test_resnet", "float32")
+    assert (metadata["version"], metadata["licence"]) == (faceattr_lightning.__version__, "CC-BY-NC-4.0")
+    assert metadata["preprocessing_inside"] and metadata["input"].startswith("uint8 (B, 3, 64, 64), RGB")
     assert metadata["attribute_names"] == list(CELEBA_ATTRIBUTES) and metadata["age_groups"] == AGES
     assert metadata["groups"] == model.groups
     assert metadata["thresholds"] == pytest.approx(np.linspace(0.3, 0.7, 40).tolist())
