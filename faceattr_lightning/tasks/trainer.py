@@ -22,11 +22,13 @@ from faceattr_lightning.processes import is_first_process
 from faceattr_lightning.strategy import Process, choose_accelerator, choose_strategy
 
 # Nobody can act on these: Hydra has put its log file beside metrics.csv, a run that goes on has checkpoints, Lightning
-# calls a deprecated name, and what we log at the end of an epoch comes from all ranks' predictions, so is equal on all.
+# calls a deprecated name, what we log at the end of an epoch comes from all ranks' predictions, so is equal on all, and
+# a frozen stage is in eval mode because backbone.freeze says so.
 warnings.filterwarnings("ignore", "Experiment logs directory .* exists and is not empty")
 warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
 warnings.filterwarnings("ignore", ".*isinstance\\(treespec, LeafSpec\\)")
 warnings.filterwarnings("ignore", r"It is recommended to use `self\.log\(.*sync_dist=True\)`")
+warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode at the start of training")
 
 
 @contextmanager
