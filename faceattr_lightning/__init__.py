@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Before it is imported anywhere: from 1.29 on onnxruntime's wheels tell Microsoft of the program and its models. Whoever
+# wants that sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from faceattr_lightning.inference.predictor import Predictor as Predictor

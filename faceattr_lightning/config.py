@@ -693,7 +693,7 @@ def check_checkpoint(config: Config) -> Iterator[str]:
     from faceattr_lightning.checkpoint import read_checkpoint
     from faceattr_lightning.tasks.checkpoint import checkpoint_to_go_on_from
 
-    if str(_get(config, "ckpt_path")).endswith((".onnx", ".pt2")) and _task(config) == "predict":
+    if str(_get(config, "ckpt_path")).endswith((".onnx", ".pt2")) and _task(config) in ("predict", "demo"):
         return
     if isinstance(_get(config, "ckpt_path"), str) and _matches(_get(config, "paths"), dict[str, str]):
         yield from _attempt("ckpt_path", lambda: read_checkpoint(checkpoint_to_go_on_from(config)))
@@ -705,6 +705,7 @@ def check_packages(config: Config) -> Iterator[str]:
     checks = {
         "faceattr_lightning.tasks.audit.audit": "faceattr_lightning.tasks.audit.check_installed",
         "faceattr_lightning.tasks.dashboard.dashboard": "faceattr_lightning.tasks.dashboard.check_installed",
+        "faceattr_lightning.tasks.demo.demo": "faceattr_lightning.tasks.demo.check_installed",
     }
     if task in checks:
         yield from _attempt("task", locate(checks[task]))

@@ -125,9 +125,10 @@ class Predictor:
         device: str = "cpu",
         most_pixels: int = 100_000_000,
     ) -> None:
-        self._engine: Engine = open_engine(model, device)
+        self.engine: Engine = open_engine(model, device)
+        """What answers."""
         self._detector, self._detect, self._most_pixels = detector, detect, most_pixels
-        self.facts: ModelFacts = self._engine.facts
+        self.facts: ModelFacts = self.engine.facts
         """What the model says of itself."""
         self.thresholds = _changed(self.facts, thresholds or {})
         """float32 (A,), those that decide."""
@@ -210,7 +211,7 @@ class Predictor:
             yield photo
 
     def _rows(self, images: NDArray[np.uint8]) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32] | None]]:
-        probabilities, ages = self._engine(images)
+        probabilities, ages = self.engine(images)
         yield from zip(probabilities, itertools.repeat(None) if ages is None else ages, strict=False)
 
     def _face(

@@ -1,0 +1,3 @@
+"""The local page of ``task=demo``: a photo, its faces, and what a model says of them. Nothing here imports Lightning or
+Hydra, and only `faceattr_lightning.demo.page` gradio.
+"""
