@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-# Before it is imported anywhere: from 1.29 on onnxruntime's wheels tell Microsoft of the program and its models. Whoever
-# wants that sets it to 0.
+# Before it is imported anywhere: from 1.29 on onnxruntime's wheels tell Microsoft of the program and its models.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
