@@ -143,7 +143,7 @@ def _table(table: ResultsTable, rows: Mapping[str, Row], published: Sequence[Pub
         beside = _beside(row, rows[row], published)
         if not cells:
             missing = "not run yet" + (": needs a GPU" if table.gpu else "")
-            cells = [missing, *[""] * (len(_HEADS) - 3)]
+            cells = [missing, *[""] * (len(_HEADS) - 2)]
         cells[_HEADS.index("published accuracy") - 1] = beside
         lines.append(f"| `{row}` | {' | '.join(cells)} |")
     return lines
