@@ -6,20 +6,25 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from faceattr_lightning import Predictor
-from faceattr_lightning.errors import ConfigError, DataError
+from faceattr_lightning.errors import ConfigError, DataError, FaceAttrError
 from faceattr_lightning.inference.detection import DetectedFace
-from faceattr_lightning.inference.photo import PhotoError
+from faceattr_lightning.inference.photo import PhotoError, shown
 from faceattr_lightning.metrics.saved_predictions import SavedPredictions
 from faceattr_lightning.processes import quote
+from faceattr_lightning.tasks.predict import open_journal
 from faceattr_lightning.tasks.run_folder import read_status, write_status
+from tests.data.writers import smooth_image
+from tests.inference.test_photo import BAD, DAMAGED_EXIF
 from tests.runs import SMALL, SMALL_DMM, rows, run, run_dirs, run_here
 
 TOLERANCE = 1e-4
@@ -58,6 +63,67 @@ class Corners:
         return found
 
 
+class Tiles:
+    """A detector that takes each 20 x 20 pixels of a photo for a face."""
+
+    def __init__(self, min_score: float = 0.0) -> None:
+        pass
+
+    def __call__(self, image: np.ndarray[Any, np.dtype[np.uint8]]) -> list[DetectedFace]:
+        corners = [(x, y) for y in range(0, image.shape[0] - 19, 20) for x in range(0, image.shape[1] - 19, 20)]
+        points = 20 * np.array([[0.35, 0.4], [0.65, 0.4], [0.5, 0.6], [0.38, 0.75], [0.62, 0.75]], np.float32)
+        return [
+            DetectedFace(np.array([x, y, x + 20, y + 20], np.float32), 0.9, points + np.float32([x, y]))
+            for x, y in corners
+        ]
+
+
+class Removing(Corners):
+    """Removes a file while it looks at the first photo.
+
+    Args:
+        file: to remove.
+    """
+
+    def __init__(self, file: str, min_score: float = 0.0) -> None:
+        super().__init__(1)
+        self.file = Path(file)
+
+    def __call__(self, image: np.ndarray[Any, np.dtype[np.uint8]]) -> list[DetectedFace]:
+        self.file.unlink(missing_ok=True)
+        return super().__call__(image)
+
+
+class Titles(HTMLParser):
+    """The files that stand under the faces of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str | None] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "b":
+            self.found += [value for name, value in attrs if name == "title"]
+
+
+def predict(model: Path, images: Path | str, *more: str, detector: str = "Corners") -> list[str]:
+    """Return the overrides of a prediction."""
+    given = ["task=predict", f"images={quote(str(images))}", f"ckpt_path={quote(str(model))}"]
+    return [*given, f"task.detector._target_=tests.test_predict.{detector}", *more]
+
+
+def table(run_dir: Path) -> list[dict[str, Any]]:
+    """Return the predictions, of whatever format."""
+    (path,) = run_dir.glob("predictions.*")
+    if path.suffix == ".csv":
+        return list(rows(path))
+    if path.suffix == ".json":
+        return list(json.loads(path.read_text()))
+    from pyarrow import parquet
+
+    return list(parquet.read_table(path).to_pylist())
+
+
 def test_aligned_images_are_answered_as_in_the_test(trained: Path, tiny_data: Path, tmp_path: Path) -> None:
     """Whole photos through the program, against the predictions that ``task=train`` left of the same images."""
     saved = SavedPredictions.read(trained / "report" / "predictions.npz")
@@ -93,13 +159,14 @@ def test_a_second_call_goes_on_where_the_first_stopped(
     photos.mkdir()
     for path in images:
         shutil.copy(path, photos)
-    given = ["task=predict", f"images={quote(str(photos))}", f"ckpt_path={quote(str(checkpoint))}"]
-    given += ["task.detector._target_=tests.test_predict.Corners"]
-    given += ["task.batch_size=4"]
-    run_here(*given, data=tiny_data, run_dir=tmp_path / "predict/run", monkeypatch=monkeypatch)
-    run_dir = tmp_path / "predict/run"
+    given = predict(checkpoint, photos, "task.batch_size=4", "task.gallery=7")
+    # Among the photos, where its own pictures must not become some of them.
+    run_dir = photos / "predict" / "run"
+    run_here(*given, data=tiny_data, run_dir=run_dir, monkeypatch=monkeypatch)
     whole = rows(run_dir / "predictions.csv")
     assert len(whole) == 24 and len(list((run_dir / "pictures").iterdir())) == 12
+    # The journal holds the images that the gallery shows, and no others.
+    assert (run_dir / "photos.jsonl").read_text().count("data:image") == 7
 
     # Killed while it wrote the sixth line.
     lines = (run_dir / "photos.jsonl").read_text().splitlines(keepends=True)
@@ -112,25 +179,54 @@ def test_a_second_call_goes_on_where_the_first_stopped(
         (photos / path.name).write_bytes(b"not looked at again")
     run_here(*given, data=tiny_data, run_dir=run_dir, monkeypatch=monkeypatch)
     # Not to the last digit: the network has seen the faces in other batches.
+    assert (run_dir / "photos.jsonl").read_text().count("data:image") == 7
+    assert (run_dir / "gallery.html").read_text().count("<figure") == 7
     for now, before in zip(rows(run_dir / "predictions.csv"), whole, strict=True):
         assert now["file"] == before["file"] and now["face"] == before["face"] and now["x1"] == before["x1"]
         for key in (key for key in before if key.endswith("_probability")):
             assert float(now[key]) == pytest.approx(float(before[key]), abs=TOLERANCE)
 
 
-def test_names_of_any_kind(checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ["two\nlines.jpg", "'quoted', \"twice\".jpg", "лицо.jpg", "<b>.jpg", os.fsdecode(b"no text \xe9.jpg")]
+NAMES = [
+    *(
+        "two\nlines.jpg",
+        "'quoted', \"twice\".jpg",
+        " .jpg",
+        "a, b;c\td.jpg",
+        "лицо.jpg",
+        "顔.jpg",
+        "<b>.jpg",
+        "&amp;.jpg",
+    ),
+    # The same to the eye, one as two characters; a right-to-left override; bytes that are no text.
+    *("\u00e9.jpg", "e\u0301.jpg", "\u202egpj.exe.jpg", os.fsdecode(b"no text \xe9.jpg")),
+]
+
+
+@pytest.mark.parametrize("format", ["csv", "json", "parquet"])
+def test_names_of_any_kind(
+    format: str, checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
-    for name in names:
+    for name in NAMES:
         Image.new("RGB", (200, 240)).save(photos / name)
-    given = ["task=predict", f"images={quote(str(photos))}", f"ckpt_path={quote(str(checkpoint))}"]
-    given += ["task.detector._target_=tests.test_predict.Corners"]
+        # Of one that can't be read the name stands in what is said of it, too.
+        (photos / f"bad {name}").touch()
+    given = predict(checkpoint, photos, f"task.format={format}")
     run_here(*given, data=tiny_data, run_dir=tmp_path / "run", monkeypatch=monkeypatch)
-    found = {row["file"].removeprefix(f"{photos}/") for row in rows(tmp_path / "run" / "predictions.csv")}
-    assert found == {*names[:-1], "no text \\udce9.jpg"}
+    found = table(tmp_path / "run")
+    expected = [*NAMES[:-1], "no text \\udce9.jpg"]
+    names = {row["file"].removeprefix(f"{photos}/") for row in found}
+    assert names == {*expected, *(f"bad {name}" for name in expected)} and len(found) == 3 * len(NAMES)
+    assert all(row["problem"].isprintable() for row in found if row["problem"])
     page = (tmp_path / "run" / "gallery.html").read_text()
-    assert "лицо.jpg" in page and "&lt;b&gt;.jpg" in page and "no text" in page
+    assert "лицо.jpg" in page and "&lt;b&gt;.jpg" in page and "no text" in page and "&amp;amp;.jpg" in page
+    assert "<b>.jpg" not in page and "\u202e" not in page
+    titles = Titles()
+    titles.feed(page)
+    # Parsed, the names are themselves again: none has ended its attribute or become a tag.
+    assert sorted(titles.found) == sorted(shown(photos / name) for name in NAMES for _ in range(2))
 
 
 @pytest.mark.parametrize("format", ["json", "parquet"])
@@ -142,21 +238,9 @@ def test_other_formats(
     # The first has no face, so that what a column holds can't be told from it.
     (photos / "0.jpg").write_text("no image")
     Image.new("RGB", (200, 240), (120, 90, 60)).save(photos / "1.png")
-    given = [
-        "task=predict",
-        f"images={quote(str(photos))}",
-        f"ckpt_path={quote(str(checkpoint))}",
-        f"task.format={format}",
-    ]
-    given += ["task.detector._target_=tests.test_predict.Corners"]
+    given = predict(checkpoint, photos, f"task.format={format}")
     run_here(*given, data=tiny_data, run_dir=tmp_path / "run", monkeypatch=monkeypatch)
-    path = tmp_path / "run" / f"predictions.{format}"
-    if format == "json":
-        found = json.loads(path.read_text())
-    else:
-        from pyarrow import parquet
-
-        found = parquet.read_table(path).to_pylist()
+    found = table(tmp_path / "run")
     assert [row["face"] for row in found] == [None, 0, 1] and "not an image" in found[0]["problem"]
     assert found[1]["Smiling"] in (0, 1) and 0 <= found[1]["Smiling_probability"] <= 1
     assert found[2]["x1"] == 100 and found[2]["score"] == pytest.approx(0.89)
@@ -180,6 +264,107 @@ def test_every_way_gives_the_same_answers(checkpoint: Path, tiny_data: Path, tmp
                 assert face[name].present == (
                     face[name].probability >= eager.thresholds[list(face.attributes).index(name)]
                 )
+
+
+def test_a_folder_of_bad_files(
+    checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every way to be bad, in one folder; each is told in its row, and the rest goes on."""
+    photos = tmp_path / "photos"
+    (photos / "a folder.jpg").mkdir(parents=True)
+    for name in ("a folder.jpg/good.jpg", "vanishes.jpg"):
+        Image.new("RGB", (200, 240)).save(photos / name)
+    expected = {"a folder.jpg/good.jpg": "", "vanishes.jpg": "the file is missing"}
+    for number, (kind, (make, problem)) in enumerate(BAD.items()):
+        if kind not in ("missing", "in no folder", "folder"):
+            (photos / str(number)).mkdir()
+            make(photos / str(number) / "photo.jpg")
+            expected[f"{number}/photo.jpg"] = problem
+    removed = f"+task.detector.file={quote(str(photos / 'vanishes.jpg'))}"
+    run_here(
+        *predict(checkpoint, photos, removed, detector="Removing"),
+        data=tiny_data,
+        run_dir=tmp_path / "run",
+        monkeypatch=monkeypatch,
+    )
+    found = {row["file"].removeprefix(f"{photos}/"): row for row in table(tmp_path / "run")}
+    assert found.keys() == expected.keys()
+    for name, problem in expected.items():
+        row = found[name]
+        assert problem in row["problem"] and (row["face"] == "") == (name != "a folder.jpg/good.jpg"), row
+        assert row["problem"].startswith(str(photos / name)) or not problem
+
+
+def test_no_face_many_faces_and_tiny_ones(
+    checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name, size in (("none", (300, 15)), ("one", (20, 20)), ("many", (200, 160))):
+        smooth_image(np.random.default_rng(0), size[::-1]).save(photos / f"{name}.png")
+    given = predict(checkpoint, photos, "task.batch_size=7", detector="Tiles")
+    run_here(*given, data=tiny_data, run_dir=tmp_path / "run", monkeypatch=monkeypatch)
+    found = [(Path(row["file"]).stem, row["face"], row["problem"]) for row in table(tmp_path / "run")]
+    many = [("many", str(number), "") for number in range(80)]
+    assert found == [*many, ("none", "", "no face was found"), ("one", "0", "")]
+
+
+def test_damaged_exif_is_not_worth_a_word(
+    checkpoint: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    for kind in ("jpeg", "png", "webp"):
+        Image.new("RGB", (200, 240)).save(tmp_path / f"photo.{kind}", exif=DAMAGED_EXIF["garbage"])
+    run_here(*predict(checkpoint, tmp_path), data=tiny_data, run_dir=tmp_path / "run", monkeypatch=monkeypatch)
+    assert {row["problem"] for row in table(tmp_path / "run")} == {""}
+    assert not [warning for warning in recwarn if "PIL" in warning.filename]
+
+
+def test_models_that_are_none(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told before the first photo is read, and without a traceback."""
+    onnx = pytest.importorskip("onnx")
+    Image.new("RGB", (200, 240)).save(tmp_path / "photo.png")
+    images = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, ["batch", 3, 64, 64])
+    node = onnx.helper.make_node("Identity", ["image"], ["probabilities"])
+    answers = onnx.helper.make_tensor_value_info("probabilities", onnx.TensorProto.UINT8, ["batch", 3, 64, 64])
+    other = onnx.helper.make_model(onnx.helper.make_graph([node], "other", [images], [answers]), ir_version=8)
+    other.opset_import[0].version = 17
+    onnx.save(other, tmp_path / "other.onnx")
+    torch.save({"state_dict": {"weight": torch.zeros(3)}, "epoch": 3}, tmp_path / "other.ckpt")
+    (tmp_path / "empty.ckpt").touch()
+    (tmp_path / "text.onnx").write_text("no model")
+    for name, problem in (
+        ("other.onnx", "not made by faceattr-lightning"),
+        ("other.ckpt", "not made by faceattr-lightning"),
+        ("empty.ckpt", "empty.ckpt"),
+        ("text.onnx", "onnxruntime can't open it"),
+        ("gone.ckpt", "there is no file"),
+    ):
+        with pytest.raises(FaceAttrError, match=problem):
+            run_here(
+                *predict(tmp_path / name, tmp_path / "photo.png"),
+                data=tiny_data,
+                run_dir=tmp_path / name.replace(".", "_"),
+                monkeypatch=monkeypatch,
+            )
+        assert not (tmp_path / name.replace(".", "_") / "photos.jsonl").exists()
+
+
+def test_a_damaged_journal(checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "photos.jsonl"
+    assert open_journal(path, checkpoint) == {}
+    head = path.read_bytes()
+    path.write_bytes(head + b'{"file": "a.jpg", "faces": [{}, {}]}\n' + bytes(100))
+    assert open_journal(path, checkpoint) == {"a.jpg": 2}
+    for damage in (bytes(100) + b"\n", b"\xff\xfe\n", b"{}\n", b"[1]\n"):
+        path.write_bytes(head + damage)
+        with pytest.raises(ConfigError, match=r"photos\.jsonl is damaged in line 2"):
+            open_journal(path, checkpoint)
+    path.write_bytes(b"no journal\n")
+    with pytest.raises(ConfigError, match="damaged in line 1"):
+        open_journal(path, checkpoint)
+    path.write_bytes(head)
+    with pytest.raises(ConfigError, match="begun with another model"):
+        open_journal(path, path)
 
 
 def test_thresholds_of_ones_own(checkpoint: Path) -> None:

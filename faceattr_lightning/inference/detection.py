@@ -119,7 +119,9 @@ class MTCNNDetector:
 
     def _find(self, image: NDArray[np.uint8], shorter_side: int, min_face_size: float, border: int = 0) -> Found:
         height, width = image.shape[:2]
-        shrink = max(1.0, min(height, width) / shorter_side, math.sqrt(height * width / _MOST_PIXELS))
+        # The borders of a very long photo have more pixels than the photo itself.
+        bounds = math.sqrt(height * width / _MOST_PIXELS), 4 * border * (height + width) / _MOST_PIXELS
+        shrink = max(1.0, min(height, width) / shorter_side, *bounds)
         if shrink > 1:
             size = (max(1, round(width / shrink)), max(1, round(height / shrink)))
             image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))

@@ -151,8 +151,9 @@ def _open_image(file: BinaryIO, most_pixels: int) -> Image.Image:
         raise BadImage("this is a HEIC photo; to read it: pip install pillow-heif")
     Image.init()
     formats = [known for known in _FORMATS if known in Image.OPEN]
-    # PIL's limit is one for the process. With ours, it also refuses what a format allocates on opening.
-    with _PILLOW_LIMIT, warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+    # PIL's limit is one for the process. With ours, it also refuses what a format allocates on opening. It warns of
+    # half the limit, and of damaged EXIF, which under ``-W error`` would be a reason to refuse a photo.
+    with _PILLOW_LIMIT, warnings.catch_warnings(action="ignore"):
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, most_pixels
         try:
             return Image.open(file, formats=formats)

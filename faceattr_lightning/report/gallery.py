@@ -25,14 +25,17 @@ def render_gallery(model: Path, records: Iterable[dict[str, Any]], attribute_nam
     """
     figures: list[str] = []
     problems: list[str] = []
-    photos = faces = 0
+    photos = faces = faceless = 0
     for record in records:
         photos += 1
         faces += len(record["faces"])
         if record["problem"]:
-            problems.append(f"<li>{escape(shown(record['file']))}: {escape(record['problem'])}</li>")
+            faceless += 1
+            if len(problems) < most:
+                problems.append(f"<li>{escape(shown(record['file']))}: {escape(record['problem'])}</li>")
         for number, face in enumerate(record["faces"]):
-            if len(figures) < most:
+            # Without an image: beyond what an interrupted run was to show.
+            if len(figures) < most and "image" in face:
                 figures.append(_figure(record, number, face, attribute_names))
     more = f" The first {most:,} of {faces:,}." if faces > len(figures) else ""
     lead = (
@@ -42,8 +45,9 @@ def render_gallery(model: Path, records: Iterable[dict[str, Any]], attribute_nam
     body = f'<div class="faces">{"".join(figures)}</div>' if figures else "<p>No face.</p>"
     sections = [section("Faces", lead, body)]
     if problems:
-        items = "".join(problems[:most])
-        sections.append(section("Photos without a face", f"{len(problems):,} photos.", f"<ul>{items}</ul>"))
+        first = f" The first {len(problems):,}." if faceless > len(problems) else ""
+        items = "".join(problems)
+        sections.append(section("Photos without a face", f"{faceless:,} photos.{first}", f"<ul>{items}</ul>"))
     return page("Predictions", f"{photos:,} photos, {faces:,} faces", {"model": str(model)}, "", sections)
 
 

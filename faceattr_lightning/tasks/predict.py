@@ -7,6 +7,8 @@ import importlib.util
 import itertools
 import json
 import logging
+import os
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from faceattr_lightning.errors import ConfigError
+from faceattr_lightning.export.folder import WEIGHTS
 from faceattr_lightning.files import whole_file, write_text
 from faceattr_lightning.inference.detection import DetectedFace
 from faceattr_lightning.inference.photo import find_photos
@@ -96,12 +99,18 @@ def predict(
     done = open_journal(run_dir / JOURNAL, model)
     if done:
         log.info("%d photos were done before.", len(done))
-    photos = [str(path) for path in found]
+    # Whose images stand in the journal, for the gallery.
+    faces = sum(done.values())
+    # Where the folder of the run is among the photos, the pictures that it left are none.
+    own = f"{os.path.abspath(run_dir)}{os.sep}"
+    photos = [str(path) for path in found if not os.path.abspath(path).startswith(own)]
     left = [photo for photo in photos if photo not in done]
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")
     with (
         (run_dir / JOURNAL).open("a", encoding="utf-8") as journal,
         Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console()) as progress,
+        # PIL's, of damaged EXIF, which would stand in the middle of the bar.
+        warnings.catch_warnings(action="ignore", category=UserWarning),
     ):
         shown = progress.add_task("Photos", total=len(photos), completed=len(done), rate="")
         # The photo's own name may be too long, or stand in several folders.
@@ -114,12 +123,12 @@ def predict(
         answers = predictor.predict(left, batch_size, mark if pictures else None)
         for photo, source in zip(answers, left, strict=True):
             picture = marked[source] if pictures and detect and photo.faces else ""
-            record = _record(source, photo, picture, with_image=gallery > 0)
+            record = _record(source, photo, picture, images=max(0, gallery - faces))
             # After its picture: what stands here is whole.
             # In ASCII, since a name may hold bytes that are no text.
             journal.write(json.dumps(record) + "\n")
             journal.flush()
-            done.add(source)
+            faces += len(photo.faces)
             speed = progress.tasks[shown].finished_speed or progress.tasks[shown].speed or 0
             progress.update(shown, advance=1, rate=f"{speed:.1f}/s")
     path = run_dir / f"predictions.{format}"
@@ -133,32 +142,45 @@ def predict(
     log.info("Predictions: %s", path)
 
 
-def open_journal(path: Path, model: Path) -> set[str]:
-    """Return the photos that stand in a journal, and begin one where there is none.
+def open_journal(path: Path, model: Path) -> dict[str, int]:
+    """Return the photos that stand in a journal, with the number of faces of each; begin one where there is none.
 
     Raises:
-        ConfigError: it is another model's.
+        ConfigError: it is another model's, or damaged.
     """
-    head = {"model": str(model), "bytes": model.stat().st_size}
-    whole, end = b"", 0
+    weights = model / WEIGHTS if model.is_dir() else model
+    head = {"model": str(model), "bytes": weights.stat().st_size}
+    done: dict[str, int] = {}
+    number = end = 0
     try:
-        whole = path.read_bytes()
-        # A line that a killed process has not finished.
-        end = whole.rfind(b"\n") + 1
+        with path.open("rb") as file:
+            # One by one: with the faces of the gallery in them, the lines are long.
+            for number, line in enumerate(file, start=1):
+                # One that a killed process has not finished.
+                if not line.endswith(b"\n"):
+                    break
+                record = json.loads(line)
+                if number == 1 and record != head:
+                    raise ConfigError(
+                        [f"ckpt_path: {path} was begun with another model, {record}. Choose another hydra.run.dir."]
+                    )
+                if number > 1:
+                    done[record["file"]] = len(record["faces"])
+                end += len(line)
     except FileNotFoundError:
         pass
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            [
+                f"hydra.run.dir: {path} is damaged in line {number}. Cut it off there to go on with what stands before "
+                "it, or choose another folder."
+            ]
+        ) from error
     if not end:
         write_text(json.dumps(head) + "\n", path)
-        return set()
-    if end < len(whole):
-        with path.open("r+b") as file:
-            file.truncate(end)
-    lines = whole[:end].decode("utf-8").splitlines()
-    if json.loads(lines[0]) != head:
-        raise ConfigError(
-            [f"ckpt_path: {path} was begun with another model, {lines[0]}. Choose another hydra.run.dir."]
-        )
-    return {json.loads(line)["file"] for line in lines[1:]}
+    else:
+        os.truncate(path, end)
+    return done
 
 
 def _records(path: Path) -> Iterator[Row]:
@@ -168,7 +190,8 @@ def _records(path: Path) -> Iterator[Row]:
             yield json.loads(line)
 
 
-def _record(source: str, photo: Photo, picture: str, with_image: bool) -> Row:
+def _record(source: str, photo: Photo, picture: str, images: int) -> Row:
+    """Return a line of the journal, with the images of the first so many faces."""
     faces = []
     for face in photo.faces:
         record: Row = {
@@ -181,7 +204,7 @@ def _record(source: str, photo: Photo, picture: str, with_image: bool) -> Row:
             record["score"] = round(face.detected.score, 4)
             record["box"] = [round(float(edge), 1) for edge in face.detected.box]
             record["landmarks"] = [[round(float(value), 1) for value in point] for point in face.detected.landmarks]
-        if with_image:
+        if face.number < images:
             record["image"] = thumbnail(face.image, side=112)
         faces.append(record)
     problem = photo.error or ("" if photo.faces else _NO_FACE)

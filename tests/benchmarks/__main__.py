@@ -28,6 +28,7 @@ from tests.benchmarks.inference import inference
 from tests.benchmarks.levers import levers
 from tests.benchmarks.memory import memory
 from tests.benchmarks.metrics import metrics
+from tests.benchmarks.predict_memory import predict_memory
 from tests.benchmarks.rows import Row, make_table, medians
 from tests.benchmarks.scaling import scaling
 from tests.benchmarks.startup import start_up
@@ -43,6 +44,7 @@ BENCHMARKS: dict[str, Callable[[Path, Path], list[Row]]] = {
     "metrics": metrics,
     "inference": inference,
     "memory": memory,
+    "predict-memory": predict_memory,
     "start-up": start_up,
     "scaling": scaling,
 }

@@ -127,14 +127,21 @@ def speed_table(detector: MTCNNDetector, celeba: list[Path], lfw: list[Path], te
     return table
 
 
-def scatter(image: NDArray[np.uint8], rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+def scatter(
+    image: NDArray[np.uint8], rng: np.random.Generator, scales: tuple[float, float] = SCALES
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """Put an image, turned and scaled at random, somewhere into a photo that continues its edge.
+
+    Args:
+        image: uint8 (H, W, 3).
+        rng: draws.
+        scales: the least and the greatest.
 
     Returns:
         The photo, uint8 (S, S, 3) with S twice the scaled image's diagonal, and (2, 3), which carries its pixels
         to the photo's.
     """
-    scale, angle = np.exp(rng.uniform(*np.log(SCALES))), np.radians(rng.uniform(-DEGREES, DEGREES))
+    scale, angle = np.exp(rng.uniform(*np.log(scales))), np.radians(rng.uniform(-DEGREES, DEGREES))
     diagonal = float(np.hypot(*image.shape[:2])) * scale
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     # The whole image is in the photo.

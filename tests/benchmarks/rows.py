@@ -9,6 +9,9 @@ from typing import Any
 
 from rich.table import Table
 
+PER_IMAGE = "ms/image"
+"""A unit that the table also shows the other way round, in images a second."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -85,8 +88,8 @@ def make_table(rows: Sequence[Row], title: str, before: Mapping[str, float] | No
         compared = row.reference is not None
         cells = [
             row.name,
-            f"{statistics.median(row.ours):.4g} {row.unit}",
-            f"{statistics.median(row.reference):.4g} {row.unit}" if row.reference is not None else "",
+            _figure(row.ours, row.unit),
+            _figure(row.reference, row.unit) if row.reference is not None else "",
             f"{row.median:.3f}" if compared else "",
             f"{1 / row.median:.3g}x" if compared else "",
             f"{least:.3g} to {greatest:.3g}" if len(row.judged) > 1 else "",
@@ -102,6 +105,11 @@ def make_table(rows: Sequence[Row], title: str, before: Mapping[str, float] | No
 def medians(benchmarks: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float]:
     """Return `Row.median` by name from the ``benchmarks`` of a JSON file."""
     return {row["name"]: row["median"] for rows in benchmarks.values() for row in rows}
+
+
+def _figure(values: Sequence[float], unit: str) -> str:
+    median = statistics.median(values)
+    return f"{median:.4g} {unit}" + (f" = {1000 / median:,.4g}/s" if unit == PER_IMAGE else "")
 
 
 def _mark(row: Row) -> str:

@@ -14,10 +14,12 @@ from rich.console import Console
 
 from faceattr_lightning.data.celeba import read_celeba
 from faceattr_lightning.data.table import Split
+from faceattr_lightning.inference.detection import DetectedFace
 from tests.benchmarks.clock import interleave, interleave_processes
 from tests.benchmarks.data_path import CASES, theirs
+from tests.benchmarks.detect_and_align import nearest
 from tests.benchmarks.faces import write_photos
-from tests.benchmarks.rows import Row, make_table, medians
+from tests.benchmarks.rows import PER_IMAGE, Row, make_table, medians
 from tests.data.writers import assert_same_table
 
 
@@ -33,6 +35,18 @@ def test_the_mark_is_for_the_median_of_ratios() -> None:
     assert row.judged == [0.25, 0.2, 9.0] and row.median == 0.25 and row.met
     text = printed([row, Row("alone", "ms", [2.0, 3.0, 4.0], at_most=1)])
     assert "4x" in text and "≥ 4x  met" in text and "≤ 1 ms  not met" in text
+
+
+def test_milliseconds_an_image_are_shown_as_images_a_second_too() -> None:
+    text = printed([Row("a network", PER_IMAGE, ours=[4.0], reference=[8.0])])
+    assert "4 ms/image = 250/s" in text and "8 ms/image = 125/s" in text and "0.500" in text
+
+
+def test_the_face_that_is_nearest_to_the_middle() -> None:
+    boxes = [(0, 0, 40, 40), (30, 30, 80, 80), (45, 45, 60, 65), (90, 90, 99, 99)]
+    faces = [DetectedFace(np.array(box, np.float32), 0.9, np.zeros((5, 2), np.float32)) for box in boxes]
+    assert nearest(faces, np.array([50.0, 50.0])) is faces[2]
+    assert nearest(faces, np.array([20.0, 80.0])) is None and nearest([], np.zeros(2)) is None
 
 
 def test_a_run_is_compared_with_the_json_of_an_earlier_one() -> None:
