@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from faceattr_lightning.__main__ import CONF
+from faceattr_lightning.description import without_folders
 from faceattr_lightning.errors import ConfigError, DataError
 from faceattr_lightning.files import write_text
 from faceattr_lightning.metrics.comparison import Estimate
@@ -123,9 +124,8 @@ def _run_row(
             yield f"{row} seed={seed}: {reason}. The same command goes on with it."
             continue
         summary = json.loads((run_dir / "report" / "summary.json").read_text(encoding="utf-8"))
-        # A path of this machine.
         del summary["checkpoint"]
-        record["runs"][str(seed)] = summary
+        record["runs"][str(seed)] = without_folders(summary)
         write_summary_json(record, folder / f"{slug(row)}.json")
 
 
