@@ -238,6 +238,9 @@ class LFWA(FaceDataModule):
     name = "lfwa"
     source_size = IMAGE_SIZE
     default_crop = (36, 22, 214, 200)
+    # MTCNN's, over the 5,636 training images of the split in shared/data. Aligned to them, LFW's photos are answered as
+    # well as cropped at the same place (+0.01 ± 0.10 points of accuracy); cut out by a face's box 4.1 points worse.
+    mean_landmarks = ((104.68, 112.89), (146.37, 112.01), (125.66, 137.06), (108.06, 159.0), (144.77, 158.32))
     table_options = ("label_set", "validation_fraction", "seed", "landmark_file")
 
     def __init__(

@@ -110,6 +110,9 @@ class FaceDataModule(LightningDataModule, ABC):
     """(height, width) in pixels that every image of the data set has."""
     default_crop: tuple[int, int, int, int]
     """(left, top, right, bottom) in pixels."""
+    mean_landmarks: tuple[tuple[float, float], ...] = ()
+    """(L, 2) in pixels of the source image: where faces have their landmarks in a data set whose images are aligned but
+    come without any. A photo is aligned to them; there is nothing in them to learn."""
     age_group_names: tuple[str, ...] = ()
     """Of the age groups that the data set labels, youngest first."""
     table_options: ClassVar[tuple[str, ...]] = ("landmark_file",)
@@ -370,11 +373,18 @@ class FaceDataModule(LightningDataModule, ABC):
             return augment(batch, self.augmentation)
         return batch
 
+    def landmark_count(self) -> int:
+        """Return how many landmarks there are to learn; 0 where no training image has any. After `setup`."""
+        known = self._known_landmarks()
+        return known.shape[1] if len(known) else 0
+
     def _template(self) -> tuple[tuple[float, float], ...]:
-        landmarks = self.table.landmarks[self.table.split == Split.TRAIN]
-        known = landmarks[~np.isnan(landmarks).any(axis=(1, 2))]
-        if landmarks.shape[1] == 0 or len(known) == 0:
-            return ()
+        points = self._known_landmarks().mean(axis=0) if self.landmark_count() else np.array(self.mean_landmarks)
         left, top, right, bottom = self.crop
-        fractions = (known.mean(axis=0) + 0.5 - (left, top)) / (right - left, bottom - top)
+        fractions = (points.reshape(-1, 2) + 0.5 - (left, top)) / (right - left, bottom - top)
         return tuple((round(float(x), 4), round(float(y), 4)) for x, y in fractions)
+
+    def _known_landmarks(self) -> NDArray[np.float32]:
+        """Return the landmarks of the training images that have all of them."""
+        landmarks = self.table.landmarks[self.table.split == Split.TRAIN]
+        return landmarks[~np.isnan(landmarks).any(axis=(1, 2))]

@@ -186,8 +186,7 @@ def make_model(config: dict[str, Any], datamodule: FaceDataModule) -> AttributeM
         "databases": list(datamodule.table.databases),
         "labelled": datamodule.labelled_attributes(),
         "age_groups": list(datamodule.table.age_groups),
-        # Of a file without a row for any training image there is nothing to learn.
-        "landmarks": len(preprocessing.template),
+        "landmarks": datamodule.landmark_count(),
         "preprocessing": preprocessing.to_dict(),
         "backbone": config["backbone"],
         "weighting": config["weighting"],
