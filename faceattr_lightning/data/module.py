@@ -387,4 +387,5 @@ class FaceDataModule(LightningDataModule, ABC):
     def _known_landmarks(self) -> NDArray[np.float32]:
         """Return the landmarks of the training images that have all of them."""
         landmarks = self.table.landmarks[self.table.split == Split.TRAIN]
-        return landmarks[~np.isnan(landmarks).any(axis=(1, 2))]
+        known: NDArray[np.float32] = landmarks[~np.isnan(landmarks).any(axis=(1, 2))]
+        return known
