@@ -183,6 +183,9 @@ class Fused(FaceDataModule):
         weights = np.where(sizes > 0, weights, 0.0)
         return Mix(database, weights / weights.sum())
 
+    def landmark_count(self) -> int:
+        return max(member.landmark_count() for member in self.members)
+
     def _template(self) -> tuple[tuple[float, float], ...]:
         templates = (member._template() for member in self.members)
         return next(filter(None, templates), ())

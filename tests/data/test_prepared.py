@@ -264,7 +264,8 @@ def test_images_that_do_not_decode_are_told_before_training(root: Path, tmp_path
         celeba(root, tmp_path / "cache").setup()
     assert "2 of 40 images can't be used:" in str(caught.value) and "data.on_bad_image=skip" in str(caught.value)
     assert str(paths[2]) in str(caught.value) and str(paths[5]) in str(caught.value)
-    assert parts(tmp_path / "cache") == ["table"]
+    # Pillow before 13 sees such damage when the file is opened, and so before the table is kept.
+    assert parts(tmp_path / "cache") in ([], ["table"])
 
     skipping = celeba(root, tmp_path / "cache", on_bad_image="skip")
     found = images(skipping)
