@@ -69,7 +69,11 @@ def images(count: int, seed: int = 0) -> torch.Tensor:
     return (255 * functional.interpolate(coarse, SIZE, mode="bilinear")).to(torch.uint8)
 
 
-@pytest.mark.parametrize("path", MODELS)
+@pytest.mark.parametrize(
+    "path",
+    # MGMTN, with a network in its network, is the hardest to export.
+    [pytest.param(path, marks=[] if path.startswith("mgmtn") else pytest.mark.slow) for path in MODELS],
+)
 def test_every_model_answers_as_before(path: str, tmp_path: Path) -> None:
     model = make(path)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
