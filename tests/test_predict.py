@@ -124,6 +124,7 @@ def table(run_dir: Path) -> list[dict[str, Any]]:
     return list(parquet.read_table(path).to_pylist())
 
 
+@pytest.mark.slow
 def test_aligned_images_are_answered_as_in_the_test(trained: Path, tiny_data: Path, tmp_path: Path) -> None:
     """Whole photos through the program, against the predictions that ``task=train`` left of the same images."""
     saved = SavedPredictions.read(trained / "report" / "predictions.npz")

@@ -71,8 +71,7 @@ def images(count: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "path",
-    # MGMTN, with a network in its network, is the hardest to export.
-    [pytest.param(path, marks=[] if path.startswith("mgmtn") else pytest.mark.slow) for path in MODELS],
+    [pytest.param(path, marks=[] if path.startswith("baseline") else pytest.mark.slow) for path in MODELS],
 )
 def test_every_model_answers_as_before(path: str, tmp_path: Path) -> None:
     model = make(path)
