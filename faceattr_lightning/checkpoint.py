@@ -78,13 +78,14 @@ def needs_checkpoint(path: Path, key: str = "ckpt_path") -> ConfigError:
 
 
 def is_whole(path: Path) -> bool:
-    """Return whether a file is one of ``torch.save``, with every byte as it was written.
+    """Return whether a file is one of ``torch.save`` or ``torch.export.save``, with every byte as it was written.
 
     ``torch.load`` with ``mmap`` does not compare the checksums that ``torch.save`` has written.
     """
     try:
         with zipfile.ZipFile(path) as file:
             return file.testzip() is None
+    # What zipfile raises for a damaged file: of its end, its size, its methods, its flags, its content.
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, zlib.error):
         return False
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.export.passes import move_to_device_pass
 
+from faceattr_lightning.checkpoint import is_whole
 from faceattr_lightning.description import KEY
 from faceattr_lightning.errors import DataError
 from faceattr_lightning.export.deployed import Where, describe_file, exported_file, quiet, trace
@@ -63,14 +63,13 @@ def open_program(path: Path, device: str | torch.device = "cpu") -> tuple[Progra
     """
     if not path.is_file():
         raise DataError(f"{path}: there is no such file; expected one of task=export task.format=torch_export.")
-    try:
+    whole, text = is_whole(path), None
+    if whole:
         with zipfile.ZipFile(path) as file:
             # Of a file that was cut short, a smaller one inside it may be found.
-            whole = file.testzip() is None and min(part.header_offset for part in file.infolist()) == 0
+            whole = min((part.header_offset for part in file.infolist()), default=-1) == 0
             name = next((name for name in file.namelist() if name.endswith(f"/extra/{_METADATA}")), None)
             text = None if name is None else file.read(name)
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError, zlib.error):
-        whole, text = False, None
     if not whole:
         raise DataError(f"{path}: can't be read as a .pt2 file; it is damaged, cut short or none.")
     metadata = parse_metadata(text, path)

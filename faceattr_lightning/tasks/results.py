@@ -131,23 +131,28 @@ def _run_row(
 
 def _record_intervals(config: Mapping[str, Any], planned: Sequence[ResultsTable], folder: Path) -> None:
     """Record the intervals and differences of every row whose runs, and whose reference's, lie on this machine."""
+    seeds = {
+        row: sorted(read_row(folder / f"{slug(row)}.json", row)["runs"], key=int)
+        for table in planned
+        for row in table.rows
+    }
     for table in planned:
-        reference = _runs(config, table.rows[0], folder)
+        first = table.rows[0]
         for row in table.rows:
             path = folder / f"{slug(row)}.json"
-            record = read_row(path, row)
-            seeds = sorted(record["runs"], key=int)
-            runs = _runs(config, row, folder)
-            if runs and record["figures"].get("seeds") != seeds:
+            record, both = read_row(path, row), [seeds[first], seeds[row]]
+            alone_known = record["figures"].get("seeds") == seeds[row]
+            difference_known = row == first or record["differences"].get(first, {}).get("seeds") == both
+            # Predictions are read only where there is something to say of them.
+            runs = [] if alone_known and difference_known else _runs(config, row, seeds[row])
+            if runs and not alone_known:
                 (alone,) = compare_entries({row: runs}, _LEVEL, _REPLICATES)
-                record["figures"] = {"seeds": seeds, **_plain(alone.figures)}
-                write_summary_json(record, path)
-            both = [[str(run.seed) for run in one] for one in (reference, runs)]
-            known = record["differences"].get(table.rows[0], {})
-            if runs and reference and row != table.rows[0] and known.get("seeds") != both:
+                record["figures"] = {"seeds": seeds[row], **_plain(alone.figures)}
+            if runs and not difference_known and (reference := _runs(config, first, seeds[first])):
                 check_same_images([*reference, *runs])
                 _, entry = compare_entries({"": reference, row: runs}, _LEVEL, _REPLICATES)
-                record["differences"][table.rows[0]] = {"seeds": both, **_plain(entry.differences)}
+                record["differences"][first] = {"seeds": both, **_plain(entry.differences)}
+            if runs:
                 write_summary_json(record, path)
 
 
@@ -163,13 +168,11 @@ def _plain(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _runs(config: Mapping[str, Any], row: str, folder: Path) -> list[Run]:
-    """Return the recorded runs of a row; none unless all lie on this machine."""
-    seeds = sorted(read_row(folder / f"{slug(row)}.json", row)["runs"], key=int)
+def _runs(config: Mapping[str, Any], row: str, seeds: Sequence[str]) -> list[Run]:
+    """Return a row's runs of these seeds; none unless all lie on this machine."""
     folders = [_run_dir(config, row, int(seed)) for seed in seeds]
-    return (
-        [Run.read(one) for one in folders] if all((one / "report/predictions.npz").is_file() for one in folders) else []
-    )
+    whole = all((one / "report/predictions.npz").is_file() for one in folders)
+    return [Run.read(one) for one in folders] if whole else []
 
 
 def _run_dir(config: Mapping[str, Any], row: str, seed: int) -> Path:
