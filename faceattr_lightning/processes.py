@@ -6,10 +6,15 @@ command line. Without torch, since the command line is looked at before anything
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import parent_process
+from typing import Any
 
 from faceattr_lightning.errors import ConfigError
 
@@ -75,10 +80,38 @@ def quote(value: str) -> str:
     return f"'{escaped}'"
 
 
-def end_with_parent() -> None:
-    """Let a pool's process, whose initialiser this is, end with the process that started it, however that ends.
+@contextmanager
+def process_pool(initializer: Callable[..., None] | None = None, *arguments: Any) -> Iterator[ProcessPoolExecutor]:
+    """Give a pool of new processes, one for each core, which end with this one, however that ends.
 
-    By itself it would wait for the next task of a killed one for ever.
+    Args:
+        initializer: what each process calls first.
+        arguments: of it.
+    """
+    own = multiprocessing.get_start_method(allow_none=True)
+    foreign = own is not None and own not in multiprocessing.get_all_start_methods()
+    if foreign:
+        # A worker of joblib's has one that a new process would ask for, and not find.
+        multiprocessing.set_start_method("spawn", force=True)
+    try:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(os.cpu_count(), context, _start, (initializer, arguments)) as pool:
+            yield pool
+    finally:
+        if foreign:
+            multiprocessing.set_start_method(own, force=True)
+
+
+def _start(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    end_with_parent()
+    if initializer is not None:
+        initializer(*arguments)
+
+
+def end_with_parent() -> None:
+    """Let a process end with the one that started it.
+
+    By itself a pool's would wait for the next task of a killed one for ever.
     """
     parent = parent_process()
     assert parent is not None

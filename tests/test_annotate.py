@@ -146,7 +146,7 @@ def test_without_any_face(tmp_path: Path) -> None:
 def test_bad_images_are_named_before_the_work(
     tmp_path: Path, folder: tuple[Path, dict[str, NDArray[np.int64] | None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(annotate_module, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(annotate_module, "process_pool", None)
     root, truth = folder
     broken = root / sorted(truth)[3]
     broken.write_bytes(broken.read_bytes()[:150])

@@ -18,10 +18,8 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -37,7 +35,7 @@ from faceattr_lightning.data.dataset import CroppedSource, FaceSource
 from faceattr_lightning.data.images import refuse_images, without_images
 from faceattr_lightning.data.table import FaceTable, Slice
 from faceattr_lightning.errors import DataError
-from faceattr_lightning.processes import end_with_parent
+from faceattr_lightning.processes import process_pool
 
 if TYPE_CHECKING:
     from faceattr_lightning.data.module import FaceDataModule
@@ -460,14 +458,8 @@ def _chunks(path: Path, source: FaceSource, chunks: list[tuple[int, int]]) -> It
         _take_job(path, source)
         yield from map(_write_chunk, chunks)
         return
-    context = get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), context, initializer=_start_worker, initargs=(path, source)) as pool:
+    with process_pool(_take_job, path, source) as pool:
         yield from pool.map(_write_chunk, chunks)
-
-
-def _start_worker(path: Path, source: FaceSource) -> None:
-    end_with_parent()
-    _take_job(path, source)
 
 
 def _take_job(path: Path, source: FaceSource) -> None:

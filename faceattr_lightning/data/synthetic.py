@@ -7,9 +7,7 @@ import inspect
 import logging
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from faceattr_lightning.data.module import FaceDataModule
 from faceattr_lightning.data.prepared import alone, replacing
 from faceattr_lightning.data.table import FaceTable, Split
 from faceattr_lightning.errors import ConfigError, DataError
-from faceattr_lightning.processes import end_with_parent
+from faceattr_lightning.processes import process_pool
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +157,7 @@ class Synthetic(FaceDataModule):
         landmarks = np.empty((count, 5, 2), np.float32)
         people = synthetic_faces.sample_people(count, self.draw_seed)
         chunks = np.array_split(np.arange(count), max(1, count // _CHUNK))
-        with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), initializer=end_with_parent) as pool:
+        with process_pool() as pool:
             drawn = pool.map(synthetic_faces.draw_faces, repeat(people), repeat(self.draw_seed), chunks)
             for rows, (pixels, points) in zip(chunks, track(drawn, "Drawing faces", total=len(chunks)), strict=True):
                 images[rows], landmarks[rows] = pixels, points

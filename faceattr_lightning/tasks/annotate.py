@@ -10,9 +10,7 @@ import logging
 import os
 import signal
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +25,7 @@ from faceattr_lightning.errors import ConfigError, DataError
 from faceattr_lightning.instantiate import build
 from faceattr_lightning.keypoints import KeypointModel
 from faceattr_lightning.landmarks import LANDMARK_COLUMNS
-from faceattr_lightning.processes import end_with_parent
+from faceattr_lightning.processes import process_pool
 
 if TYPE_CHECKING:
     from faceattr_lightning.strategy import Process
@@ -85,7 +83,7 @@ def annotate(config: dict[str, Any], ranks: list[Process]) -> None:
     sizes = np.ones((len(images.files), 2), dtype=np.int64)
     done = 0
     try:
-        with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _start_worker, (node,)) as pool:
+        with process_pool(_start_worker, node) as pool:
             paths = [images.root / file for file in images.files]
             found = pool.map(_find, paths, itertools.repeat(images.size), chunksize=_CHUNK)
             try:
@@ -174,7 +172,6 @@ _model: KeypointModel
 
 def _start_worker(node: dict[str, Any]) -> None:
     global _model
-    end_with_parent()
     # Ctrl-C goes to every process; the first one ends the others in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _model = build(node)
