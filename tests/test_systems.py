@@ -112,6 +112,7 @@ def test_mask_pretraining_is_the_same_on_two_processes(tiny_data: Path, tmp_path
         torch.testing.assert_close(together[name], tensor, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_fused_databases_are_reported_one_by_one(fused_data: Path, tmp_path: Path) -> None:
     given = [*SMALL[1:], *SIZES["mtl_cnn"], "data=fused", "data.sets=[celeba,lfwa,fairface]"]
     given += ["model.database_bias=true", "model.required_tasks=[age_group,gender,visual]"]
@@ -188,6 +189,7 @@ def test_weights_of_groups_are_those_of_both_processes(tiny_data: Path, tmp_path
     assert len(weights[0].unique()) > 1
 
 
+@pytest.mark.slow
 def test_a_model_of_landmarks_without_landmarks(tiny_data: Path, tmp_path: Path) -> None:
     """Data without a landmark file trains as well; the report says nothing of what is not known."""
     data = tmp_path / "data"

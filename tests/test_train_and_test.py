@@ -274,6 +274,7 @@ def test_a_run_goes_on_with_what_it_was_begun_with(trained: Path, tiny_data: Pat
     assert "trainer.max_epochs: the checkpoint has 2 epochs behind it, not at most 1" in finished.stderr
 
 
+@pytest.mark.slow
 def test_mixed_precision(tiny_data: Path, tmp_path: Path) -> None:
     """As ``trainer=gpu`` has it: Lightning does not clip the gradients of a fused optimiser."""
     short = ["trainer.precision=bf16-mixed", "trainer.max_epochs=1"]
@@ -281,6 +282,7 @@ def test_mixed_precision(tiny_data: Path, tmp_path: Path) -> None:
     assert math.isfinite(summary(run_dirs(tmp_path)[0])["accuracy"])
 
 
+@pytest.mark.slow
 def test_missing_labels_change_nothing_but_their_own_attribute(tiny_data: Path, tmp_path: Path) -> None:
     """Without any label of one attribute the run still ends, and only that attribute's metrics are not defined."""
     data = tmp_path / "data"
@@ -302,6 +304,7 @@ def test_missing_labels_change_nothing_but_their_own_attribute(tiny_data: Path, 
     assert math.isfinite(summary(run_dir)["accuracy"])
 
 
+@pytest.mark.slow
 def test_weighting_every_k_steps(tiny_data: Path, tmp_path: Path) -> None:
     run(*SMALL, "model=baseline", "weighting=dmm", "weighting.every=3", data=tiny_data, output=tmp_path)
     last = state(run_dirs(tmp_path)[0])
@@ -322,6 +325,7 @@ def test_a_validation_batch_between_steps_leaves_training_as_it_was(
     assert_same_state(beside, alone)
 
 
+@pytest.mark.slow
 def test_uniform_and_fixed_stay_as_they_are(tiny_data: Path, tmp_path: Path) -> None:
     run(*SMALL, "model=baseline", "weighting=uniform", "calibration=fixed", data=tiny_data, output=tmp_path)
     last = state(run_dirs(tmp_path)[0])

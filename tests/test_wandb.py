@@ -218,6 +218,7 @@ def test_a_run_holds_the_report(sweep: Path, logged: OfflineRun) -> None:
         assert all("of 40 right" in caption for caption in captions)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_and_only_the_first_rank_logs(
     sweep: Path, logged: OfflineRun, tiny_data: Path, tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ def test_features_instead_of_images_change_nothing(model: list[str], tiny_data: 
     assert summary(first)["average_precision"] == summary(second)["average_precision"]
 
 
+@pytest.mark.slow
 def test_augmented_images_are_computed_each_time(tiny_data: Path, tmp_path: Path) -> None:
     finished = run(*PROBE, "model=baseline", "data.augmentation={flip: 0.5}", data=tiny_data, output=tmp_path)
     assert "computed once" not in finished.stdout + finished.stderr

@@ -55,6 +55,7 @@ def test_an_unknown_slice_is_refused_before_training(tiny_data: Path, tmp_path: 
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
+@pytest.mark.slow
 def test_fairface_is_sliced_by_race_and_age(tmp_path: Path) -> None:
     write_fairface(tmp_path / "fairface", n_train=48, n_val=42)
     overrides = [*SMALL[1:], "data=fairface", "model=baseline", "trainer.max_epochs=1"]
