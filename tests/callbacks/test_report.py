@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from faceattr_lightning.attributes import FAIRFACE_AGE_GROUPS, FAIRFACE_RACES
 from faceattr_lightning.data.fairface import FairFace
 from faceattr_lightning.data.table import Split
