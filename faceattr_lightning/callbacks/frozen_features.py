@@ -41,7 +41,9 @@ class FrozenFeatures(Callback):
         datamodule: FaceDataModule = trainer.datamodule  # type: ignore[attr-defined]
         backbone: Any = pl_module.network.backbone
         trained = any(parameter.requires_grad for parameter in backbone.parameters())
-        self._active = not trained and pl_module.backbone_needs == "map" and datamodule.augmentation is None
+        # A network that averages mirror images needs images: mirrored features are not those of a mirrored image.
+        whole = pl_module.backbone_needs == "map" and not getattr(pl_module.network, "mirror", False)
+        self._active = not trained and whole and datamodule.augmentation is None
         if self._active and not len(self._known):
             self._known = np.zeros(len(datamodule.table), dtype=bool)
             log.info("The backbone is frozen and nothing augmented: the features of each image are computed once.")

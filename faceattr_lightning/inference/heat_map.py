@@ -13,6 +13,7 @@ from torch import Tensor
 
 from faceattr_lightning.inference.engine import TorchEngine
 from faceattr_lightning.networks.backbone import Backbone
+from faceattr_lightning.networks.baseline import BaselineNetwork
 from faceattr_lightning.networks.mgmtn import MGMTNNetwork
 
 
@@ -39,7 +40,8 @@ def heat_map(engine: TorchEngine, image: NDArray[np.uint8], attribute: str) -> H
     MGMTN's own mask of the attribute's group, under which the group's features are pooled; it is the same whatever the
     answer. Of other networks Grad-CAM (Selvaraju et al., ICCV 2017, equations 1 and 2), by captum, of the attribute's
     logit over the backbone's last feature map: what spoke *for* it, also where the answer is no. Ours: FAR-AMTN's map
-    of each group counts as further channels of one map.
+    of each group counts as further channels of one map. A baseline that averages mirror images is asked for the face as
+    it is.
 
     Args:
         engine: a network with gradients.
@@ -57,7 +59,8 @@ def heat_map(engine: TorchEngine, image: NDArray[np.uint8], attribute: str) -> H
     assert isinstance(backbone, Backbone)
 
     def logits(batch: Tensor) -> Tensor:
-        found: Tensor = network(batch)["logits"]
+        output = network.one_side(batch) if isinstance(network, BaselineNetwork) else network(batch)
+        found: Tensor = output["logits"]
         return found
 
     column = engine.facts.attribute_names.index(attribute)

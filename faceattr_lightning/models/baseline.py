@@ -13,6 +13,7 @@ class Baseline(AttributeModule):
 
     Args:
         dropout: before the linear layer.
+        mirror: see `BaselineNetwork`; a validation, a test and the exported network do it too.
     """
 
     network: BaselineNetwork
@@ -29,6 +30,7 @@ class Baseline(AttributeModule):
         schedule: dict[str, Any] | None = None,
         age_groups: list[str] | None = None,
         dropout: float = 0.0,
+        mirror: bool = False,
     ) -> None:
         super().__init__(
             attribute_names, preprocessing, groups, weighting, calibration, optimizer, schedule, age_groups
@@ -41,5 +43,6 @@ class Baseline(AttributeModule):
                 "attributes": len(attribute_names),
                 "age_groups": len(self.age_groups),
                 "dropout": dropout,
+                "mirror": mirror,
             }
         )

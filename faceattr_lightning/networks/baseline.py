@@ -17,16 +17,30 @@ class BaselineNetwork(nn.Module):
         attributes: number of attributes A.
         age_groups: number of age groups G; 0 leaves their head out.
         dropout: probability in [0, 1).
+        mirror: in eval mode, average the logits of each image and of its mirror image, for twice the time.
     """
 
-    def __init__(self, backbone: Backbone, attributes: int, age_groups: int = 0, dropout: float = 0.0) -> None:
+    def __init__(
+        self, backbone: Backbone, attributes: int, age_groups: int = 0, dropout: float = 0.0, mirror: bool = False
+    ) -> None:
         super().__init__()
+        self.mirror = mirror
         self.backbone = backbone
         self.head = pooled_head(backbone.channels, attributes, dropout)
         self.age_head = pooled_head(backbone.channels, age_groups, dropout) if age_groups else None
 
     def forward(self, image: Tensor) -> Output:
         """Return ``logits`` float (B, A) for images (B, 3, H, W) in the range 0 to 255; see `Output`."""
+        output = self.one_side(image)
+        if self.mirror and not self.training:
+            mirrored = self.one_side(image.flip(-1))
+            output["logits"] = (output["logits"] + mirrored["logits"]) / 2
+            if "age_group" in output:
+                output["age_group"] = (output["age_group"] + mirrored["age_group"]) / 2
+        return output
+
+    def one_side(self, image: Tensor) -> Output:
+        """Return what `forward` does, of the images as they are."""
         features = self.backbone(image)
         output: Output = {"logits": self.head(features)}
         if self.age_head is not None:

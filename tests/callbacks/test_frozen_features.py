@@ -25,8 +25,9 @@ def test_features_instead_of_images_change_nothing(model: list[str], tiny_data: 
 
 
 @pytest.mark.slow
-def test_augmented_images_are_computed_each_time(tiny_data: Path, tmp_path: Path) -> None:
-    finished = run(*PROBE, "model=baseline", "data.augmentation={flip: 0.5}", data=tiny_data, output=tmp_path)
+@pytest.mark.parametrize("switch", ["data.augmentation={flip: 0.5}", "model.mirror=true"])
+def test_images_that_change_are_computed_each_time(switch: str, tiny_data: Path, tmp_path: Path) -> None:
+    finished = run(*PROBE, "model=baseline", switch, data=tiny_data, output=tmp_path)
     assert "computed once" not in finished.stdout + finished.stderr
 
 

@@ -37,7 +37,7 @@ PREPROCESSING = Preprocessing(
     (218, 178), (0, 20, 178, 198), SIZE, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), ((0.3, 0.4),) * 5
 )
 MODELS: dict[str, dict[str, Any]] = {
-    "baseline.Baseline": {},
+    "baseline.Baseline": {"mirror": True},
     "dmm_cnn.DMMCNN": {"hidden": 16, "pyramid_channels": 8},
     "far_amtn.FARAMTN": {"width": 32},
     "mgmtn.MGMTN": {"width": 32, "mask_width": 4, "landmarks": 5},
