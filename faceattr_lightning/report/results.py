@@ -36,7 +36,7 @@ class Published:
     """A published figure.
 
     Attributes:
-        system: a model of ``conf/model``.
+        system: a model of ``conf/model``, beside whose rows it stands, or the name of another one.
         data: a data set of ``conf/data``.
         accuracy: mean over the attributes, in percent.
         source: where it stands.
@@ -94,7 +94,6 @@ def render_results(
         reading: Markdown that says what the tables mean; it stands before them.
     """
     machines = sorted({run["machine"] for row in rows.values() for run in row["runs"].values()})
-    sources = [f"{one.system} on {one.data}: {one.accuracy:.2f} ({one.source})" for one in published]
     lines = [
         "# Results",
         "",
@@ -107,15 +106,30 @@ def render_results(
         "",
         f"Machines: {'; '.join(machines) or 'none yet'}.",
         "",
-        f"*Published*, by others: {'; '.join(sources)}. A figure is comparable only where the run had all images of "
-        "CelebA's official splits. LFWA's official draw can't be told from another one of the same sizes, so that no "
-        "row of it is.",
-        "",
         *([reading.strip(), ""] if reading else []),
+        *_published_table(published),
     ]
     for table in tables:
         lines += [f"## {table.title}", "", *_table(table, rows, published), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _published_table(published: Sequence[Published]) -> list[str]:
+    sets = list(dict.fromkeys(one.data for one in published))
+    accuracies = {(one.system, one.data): f"{one.accuracy:.2f}" for one in published}
+    lines = [
+        "## What others have published",
+        "",
+        "A row of ours is comparable only where its run had all images of CelebA's official splits. LFWA's official "
+        "draw can't be told from another one of the same sizes, so that no row of it is.",
+        "",
+        f"| system | {' | '.join(sets)} | source |",
+        f"|---|{'---:|' * len(sets)}---|",
+    ]
+    for system, source in dict.fromkeys((one.system, one.source) for one in published):
+        cells = [accuracies.get((system, name), "") for name in sets]
+        lines.append(f"| {system} | {' | '.join(cells)} | {source} |")
+    return [*lines, ""]
 
 
 _HEADS = (
