@@ -12,6 +12,7 @@ from rich.progress import track
 from torch.utils.data import DataLoader
 
 from faceattr_lightning.data.batch import Batch
+from faceattr_lightning.metrics.cost import clock
 from faceattr_lightning.models.losses import mask_iou, mask_loss, summed_over_ranks
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class MaskPretraining(Callback):
             steps = min(steps, trainer.max_steps)
         if not steps:
             return
+        wall, cpu = clock()
         optimizer = torch.optim.AdamW(network.parameters(), lr=self.lr)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=self.epochs * steps)
         for epoch in range(self.epochs):
@@ -84,3 +86,5 @@ class MaskPretraining(Callback):
                     share,
                 )
         network.requires_grad_(False)
+        now = clock()
+        pl_module.seconds_before_training = now[0] - wall, now[1] - cpu

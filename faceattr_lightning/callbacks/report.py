@@ -26,7 +26,7 @@ from faceattr_lightning.files import write_text
 from faceattr_lightning.metrics.attribute_metrics import mean_metrics
 from faceattr_lightning.metrics.bootstrap import Draws, Values, interval, mean_over_attributes, resampled_metrics
 from faceattr_lightning.metrics.consistency import consistency_rows
-from faceattr_lightning.metrics.cost import machine, peak_memory, summarise
+from faceattr_lightning.metrics.cost import clock, machine, peak_memory, summarise
 from faceattr_lightning.metrics.predictions import Predictions
 from faceattr_lightning.metrics.reliability import reliability_bins, reliability_rows
 from faceattr_lightning.metrics.slices import LEAST_SUPPORT, choose_slices, largest_gaps, slice_rows
@@ -124,7 +124,11 @@ class Report(Callback):
         self._spent = max(self._spent, tuple(state_dict.get("seconds", self._spent)))
 
     def on_train_start(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
-        self._clock = _clock()
+        self._clock = clock()
+        self._spent = (
+            self._spent[0] + pl_module.seconds_before_training[0],
+            self._spent[1] + pl_module.seconds_before_training[1],
+        )
 
     def on_train_end(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
         self._spent, self._clock = self._training_seconds(), (0.0, 0.0)
@@ -133,7 +137,7 @@ class Report(Callback):
         """Seconds of training and its validation, and this process's CPU seconds of them; with those of a run that
         this one goes on with, up to the checkpoint.
         """
-        since = [now - then if then else 0.0 for now, then in zip(_clock(), self._clock, strict=True)]
+        since = [now - then if then else 0.0 for now, then in zip(clock(), self._clock, strict=True)]
         return self._spent[0] + since[0], self._spent[1] + since[1]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: AttributeModule) -> None:  # type: ignore[override]
@@ -350,10 +354,6 @@ def cost_facts(model: AttributeModule) -> dict[str, Any]:
         "peak_memory_mb": None if memory is None else round(memory / 1e6),
         "machine": machine(model.device),
     }
-
-
-def _clock() -> tuple[float, float]:
-    return time.perf_counter(), time.process_time()
 
 
 def git_commit() -> str | None:

@@ -1,10 +1,11 @@
-"""What a network costs: parameters, operations and memory."""
+"""What a network costs: parameters, operations, memory and time."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sys
+import time
 from pathlib import Path
 from typing import TypedDict
 
@@ -48,6 +49,11 @@ def machine(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{processor()}, {os.cpu_count()} cores"
+
+
+def clock() -> tuple[float, float]:
+    """Return the seconds of the wall and of this process's CPU time, each from a beginning of its own."""
+    return time.perf_counter(), time.process_time()
 
 
 def summarise(network: nn.Module, image_size: int) -> Part:

@@ -118,6 +118,8 @@ class AttributeModule(LightningModule):
         """The run's whole configuration as plain data; stands in the checkpoint."""
         self.network_node: dict[str, Any] | None = None
         """What `make_network` has made the network of; stands in the checkpoint."""
+        self.seconds_before_training = (0.0, 0.0)
+        """Wall and CPU seconds of what this run trained before the network as a whole, such as MGMTN's masks."""
         self.training_facts: dict[str, float] = {}
         """`TRAINING_FACTS`, once known: over all processes and accumulated steps, and at the schedule's peak."""
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from faceattr_lightning.attributes import FAIRFACE_AGE_GROUPS, FAIRFACE_RACES
+from faceattr_lightning.callbacks.report import Report
 from faceattr_lightning.data.fairface import FairFace
 from faceattr_lightning.data.table import Split
 from tests.data.writers import write_fairface
@@ -47,6 +50,15 @@ def test_files_of_slices_rules_and_diagrams(tiny_data: Path, tmp_path: Path) -> 
     page = (report / "report.html").read_text()
     for title in ("Calibration of the probabilities", "Slices", "Logical consistency"):
         assert f"<h2>{title}</h2>" in page
+
+
+def test_what_was_trained_before_counts_as_training(tmp_path: Path) -> None:
+    report, none = Report(str(tmp_path)), cast(Any, None)
+    report.load_state_dict({"epochs": [0], "history": {}, "seconds": [10.0, 5.0]})
+    report.on_train_start(none, cast(Any, SimpleNamespace(seconds_before_training=(1000.0, 700.0))))
+    report.on_train_end(none, none)
+    wall, cpu = report.state_dict()["seconds"]
+    assert 1010 <= wall < 1100 and 705 <= cpu < 800
 
 
 def test_an_unknown_slice_is_refused_before_training(tiny_data: Path, tmp_path: Path) -> None:
