@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from faceattr_lightning.checkpoint import CHECKPOINT_KEY
 from faceattr_lightning.errors import ConfigError, DataError
 from faceattr_lightning.metrics.saved_predictions import SavedPredictions
 from faceattr_lightning.metrics.thresholds import best_thresholds
-from faceattr_lightning.tasks.compare import compare, describe, find_runs
+from faceattr_lightning.tasks.compare import Run, compare, describe, find_runs, group
 from tests.runs import SMALL, rows, run, run_dirs, run_here, summary
 
 JOB = [*SMALL, "model=baseline", "trainer.max_epochs=1", "callbacks.progress=null", "callbacks.report.grid=0"]
@@ -90,6 +92,14 @@ def test_what_can_not_be_compared_is_refused(sweep: Path, tmp_path: Path) -> Non
     (other / "predictions.npz").write_bytes((other / "predictions.npz").read_bytes()[:1000])
     with pytest.raises(DataError, match="can't be read as a run's predictions"):
         compare(config, [])
+
+
+def test_averaged_weights_are_another_method(sweep: Path) -> None:
+    first = Run.read(sweep / "0")
+    other = dataclasses.replace(first.saved, config=copy.deepcopy(first.saved.config))
+    other.config["callbacks"]["average"] = {"_target_": "somewhere.Average", "decay": 0.9}
+    entries = group([first, Run(sweep / "averaged", other)])
+    assert list(entries) == ["callbacks.average=none", "callbacks.average=Average"]
 
 
 def test_names_say_what_differs() -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from faceattr_lightning.errors import ConfigError, DataError
-from faceattr_lightning.report.results import Published, ResultsTable, read_row, render_results
+from faceattr_lightning.report.results import Published, ResultsTable, fingerprints, read_row, render_results
 from faceattr_lightning.tasks import results as task
 from tests.runs import ROOT, SMALL, run_here, summary
 
@@ -61,6 +61,30 @@ def test_what_is_published_is_comparable_only_on_the_official_splits() -> None:
         found[name] = page.splitlines()[-1]
     assert "| 91.70 |" in found["official"] and "| 91.70, not comparable |" in found["subset"]
     assert "0123456-dirty" in found["official"]
+    not_run = {"row": row, "runs": {}, "figures": {}, "differences": {}}
+    page = render_results([ResultsTable("CelebA", [row])], {row: not_run}, published, "")  # type: ignore[dict-item]
+    assert "| 91.70, not comparable |" in page.splitlines()[-1]
+
+
+def test_figures_of_other_runs_are_not_shown() -> None:
+    row, first = "experiment=b", "experiment=a"
+    keys = ("majority_accuracy", "accuracy_at_half", "accuracy", "balanced_accuracy", "f1", "average_precision")
+    run = dict.fromkeys((*keys, "training_cpu_seconds", "parameters", "gmacs"), 0.5)
+    run |= {"machine": "a machine", "git_commit": "0123456789 abcdefabcd"}
+    known = {"value": 0.5, "low": 0.49, "high": 0.51, "verdict": "worse"}
+    records: Any = {name: {"row": name, "runs": {"0": run}, "figures": {}, "differences": {}} for name in (first, row)}
+    marks = [fingerprints(records[name]) for name in (first, row)]
+    records[row]["figures"] = {"runs": marks[1], "accuracy_at_half": known}
+    records[row]["differences"] = {first: {"runs": marks, "accuracy_at_half": known}}
+
+    def shown() -> str:
+        return render_results([ResultsTable("", [first, row])], records, [], "").splitlines()[-1]
+
+    assert "50.00 [49.00, 51.00]" in shown() and "**worse**" in shown() and "| 0123456 abcdefa |" in shown()
+    records[first]["runs"]["0"] = {**run, "accuracy_at_half": 0.6}
+    assert "50.00 [49.00, 51.00]" in shown() and "worse" not in shown()
+    records[row]["runs"]["1"] = {**run, "accuracy_at_half": 0.9}
+    assert "| 70.00 |" in shown() and "[49.00" not in shown()
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
@@ -76,6 +100,11 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
 def test_a_text_that_no_row_holds_is_refused(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"task\.only: no row holds cpu_dnn"):
         run_here("task=results", "task.only=[cpu_dnn]", data=tiny_data, run_dir=tmp_path / "x", monkeypatch=monkeypatch)
+
+
+def test_a_table_without_rows_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"task\.tables: no rows in Empty"):
+        task.results({}, [], tables=[{"title": "Empty", "rows": []}], published=[])
 
 
 @pytest.mark.slow

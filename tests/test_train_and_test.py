@@ -20,6 +20,7 @@ from faceattr_lightning.models.dmm_cnn import DMMCNN
 from faceattr_lightning.networks.backbone import Backbone, check_backbone, load_pretrained, normalisation
 from faceattr_lightning.processes import quote
 from faceattr_lightning.tasks.checkpoint import load_model
+from faceattr_lightning.tasks.test import chosen_data
 from tests.runs import MEASURED, SMALL, SMALL_DMM, assert_same_state, rows, run, run_dirs, state, summary
 
 COLUMNS = [
@@ -343,6 +344,15 @@ def test_fast_trainer_resumes_exactly(tiny_data: Path, tmp_path: Path) -> None:
     last = run_dirs(tmp_path / "parts")[0] / "checkpoints" / "last.ckpt"
     run(*fast, f"ckpt_path={quote(str(last))}", data=tiny_data, output=tmp_path / "parts")
     assert_same_state(state(run_dirs(tmp_path / "whole")[0]), state(run_dirs(tmp_path / "parts")[1]))
+
+
+def test_a_single_change_of_a_fused_member_leaves_its_other_keys() -> None:
+    trained = {"_target_": "Fused", "members": {"lfwa": {"label_set": 73, "root": "/a"}, "adience": {"fold": 3}}}
+    present = {"_target_": "Fused", "members": {"lfwa": {"label_set": 40, "root": "/b"}, "adience": {"fold": 0}}}
+    found = chosen_data(present, trained, ["data=fused", "data.members.lfwa.root=/b", "++data.crop=null"])
+    expected = {"lfwa": {"label_set": 73, "root": "/b"}, "adience": {"fold": 3}}
+    assert found == {"_target_": "Fused", "members": expected}
+    assert trained["members"] == {"lfwa": {"label_set": 73, "root": "/a"}, "adience": {"fold": 3}}
 
 
 @pytest.mark.slow

@@ -70,6 +70,10 @@ class ProgressiveResizing(Callback):
 
     @staticmethod
     def _epochs(trainer: Trainer) -> int:
+        ends = []
         if trainer.max_epochs is not None and trainer.max_epochs != -1:
-            return trainer.max_epochs
-        return math.ceil(trainer.max_steps / max(1, trainer.num_training_batches))
+            ends.append(trainer.max_epochs)
+        if trainer.max_steps != -1:
+            steps = max(1, math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
+            ends.append(math.ceil(trainer.max_steps / steps))
+        return min(ends)

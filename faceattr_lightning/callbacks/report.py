@@ -107,19 +107,25 @@ class Report(Callback):
         self._started = 0.0
         self._spent, self._clock = (0.0, 0.0), (0.0, 0.0)
         # Now: by the end somebody may have committed more.
-        self._commit = git_commit()
+        self._commits = [git_commit()]
         self._written: tuple[ReportData, Path] | None = None
 
     def setup(self, trainer: Trainer, pl_module: AttributeModule, stage: str) -> None:  # type: ignore[override]
         choose_slices(self.slices, trainer.datamodule.table.all_slices())  # type: ignore[attr-defined]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epochs": self._epochs, "history": self._history, "seconds": list(self._training_seconds())}
+        return {
+            "epochs": self._epochs,
+            "history": self._history,
+            "seconds": list(self._training_seconds()),
+            "commits": self._commits,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # The best checkpoint is validated after the last epoch, and knows fewer epochs than this run does.
         if len(state_dict["epochs"]) > len(self._epochs):
             self._epochs, self._history = state_dict["epochs"], state_dict["history"]
+        self._commits = list(dict.fromkeys([*state_dict.get("commits", ()), *self._commits]))
         # The best checkpoint's are fewer; a checkpoint of an earlier version does not know.
         self._spent = max(self._spent, tuple(state_dict.get("seconds", self._spent)))
 
@@ -177,7 +183,7 @@ class Report(Callback):
         self._splits["test"] = split_report("test", pl_module, predictions, datamodule.table)
         self._databases["test"] = database_reports("test", pl_module, predictions, datamodule)
         if trainer.is_global_zero:
-            facts = {**run_facts(pl_module, str(trainer.ckpt_path or "")), "git_commit": self._commit}
+            facts = run_facts(pl_module, str(trainer.ckpt_path or ""), self._commits)
             facts |= {"data": datamodule.name, "image_size": pl_module.preprocessing.image_size}
             facts["train_images"] = len(datamodule.train_rows())
             for split in (Split.VALIDATION, Split.TEST):
@@ -328,8 +334,14 @@ def _undefined(vector: torch.Tensor, names: list[str]) -> list[str]:
     return [name for name, undefined in zip(names, vector.isnan(), strict=True) if undefined]
 
 
-def run_facts(model: AttributeModule, checkpoint: str) -> dict[str, Any]:
-    """Return what a summary says of the run besides its figures; an old checkpoint has no `TRAINING_FACTS`."""
+def run_facts(model: AttributeModule, checkpoint: str, commits: Sequence[str | None]) -> dict[str, Any]:
+    """Return what a summary says of the run besides its figures; an old checkpoint has no `TRAINING_FACTS`.
+
+    Args:
+        model: of the run.
+        checkpoint: its path.
+        commits: of the code that trained and tested it, in their order; ``None`` where it is not known.
+    """
     config = model.run_config
     return {
         "model": type(model).__name__,
@@ -337,7 +349,7 @@ def run_facts(model: AttributeModule, checkpoint: str) -> dict[str, Any]:
         "pretrained": config["backbone"]["pretrained"],
         "parameters": sum(parameter.numel() for parameter in model.network.parameters()),
         "checkpoint": checkpoint,
-        "git_commit": git_commit(),
+        "git_commit": " ".join(filter(None, commits)) or None,
         "seed": config["seed"],
         "version": faceattr_lightning.__version__,
         **model.training_facts,

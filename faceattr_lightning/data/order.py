@@ -1,7 +1,8 @@
 """The order of samples and their random numbers: a pure function of (seed, epoch, position).
 
 Nothing here depends on the number of workers. The number of ranks decides only who handles a position, never what
-happens at it: rank r of R takes its part of each global batch, without copies and without gaps.
+happens at it: rank r of R takes its part of each global batch, without copies and without gaps. Mixup alone blends
+neighbours of a rank's batch, which are others where ranks are more.
 """
 
 from __future__ import annotations

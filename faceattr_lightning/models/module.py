@@ -405,8 +405,7 @@ def learning_rate_factor(schedule: str, progress: float, warmup: float) -> float
 
     Args:
         schedule: ``one_cycle`` and ``cosine`` fall to 0 along a cosine after the warm-up; one_cycle rises along a
-        cosine
-            too, cosine in a straight line; ``constant`` stays at 1 after a straight rise.
+            cosine too, cosine in a straight line; ``constant`` stays at 1 after a straight rise.
         progress: share of all steps done, in [0, 1].
         warmup: share of all steps that the rise takes, in [0, 1).
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Any, TypedDict
 
 from faceattr_lightning.errors import DataError
 
+PLACEHOLDER = "=FILE"
+"""What an override of a row ends with whose value is a file of the machine."""
 OFFICIAL = {"celeba": (162_770, 19_867, 19_962)}
 """Images of the official splits, by which a run of a paper's protocol is known. LFWA's have too few marks: another draw
 of the same sizes can't be told from the official one."""
@@ -54,8 +57,9 @@ class Row(TypedDict):
     Keys:
         row: its overrides.
         runs: seed to the run's ``summary.json``.
-        figures: ``seeds``, and metric to ``value``, ``low`` and ``high``, over people and seeds.
-        differences: reference's overrides to ``seeds``, of both, and metric to ``value``, ``low``, ``high`` and
+        figures: ``runs``, the `fingerprints` of those that they are of, and metric to ``value``, ``low`` and ``high``,
+            over people and seeds.
+        differences: reference's overrides to ``runs``, of both, and metric to ``value``, ``low``, ``high`` and
             ``verdict``.
     """
 
@@ -80,6 +84,12 @@ def read_row(path: Path, row: str) -> Row:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: no record of a row ({error}). Delete it, and run the row again.") from error
     raise DataError(f"{path}: a record of {found['row']}, not of {row}. Delete it, and run the row again.")
+
+
+def fingerprints(row: Row) -> list[str]:
+    """Return a mark of each of a row's runs, by which a figure that is of other runs is known."""
+    summaries = (json.dumps(row["runs"][seed], sort_keys=True) for seed in sorted(row["runs"], key=int))
+    return [hashlib.sha256(summary.encode()).hexdigest()[:12] for summary in summaries]
 
 
 def render_results(
@@ -153,7 +163,7 @@ _HEADS = (
 def _table(table: ResultsTable, rows: Mapping[str, Row], published: Sequence[Published]) -> list[str]:
     lines = [f"| {' | '.join(_HEADS)} |", "|---|" + "---:|" * (len(_HEADS) - 1)]
     for row in table.rows:
-        cells = _cells(rows[row], table.rows[0])
+        cells = _cells(rows[row], rows[table.rows[0]])
         beside = _beside(row, rows[row], published)
         if not cells:
             missing = "not run yet" + (": needs a GPU" if table.gpu else "")
@@ -163,17 +173,17 @@ def _table(table: ResultsTable, rows: Mapping[str, Row], published: Sequence[Pub
     return lines
 
 
-def _cells(row: Row, reference: str) -> list[str]:
+def _cells(row: Row, reference: Row) -> list[str]:
     """Return a row's cells but the first; of a row without a run none."""
     runs = list(row["runs"].values())
     if not runs:
         return []
-    commits = dict.fromkeys(_short(run["git_commit"]) for run in runs)
+    commits = dict.fromkeys(_short(commit) for run in runs for commit in (run["git_commit"] or "unknown").split())
     return [
         str(len(runs)),
         _percent(_mean(runs, "majority_accuracy")),
         _figure(row, "accuracy_at_half"),
-        _difference(row["differences"].get(reference, {}).get("accuracy_at_half")),
+        _difference(row, reference),
         *(_figure(row, metric) for metric in ("accuracy", "balanced_accuracy", "f1")),
         _percent(_mean(runs, "average_precision")),
         "",
@@ -187,28 +197,31 @@ def _cells(row: Row, reference: str) -> list[str]:
 def _beside(row: str, recorded: Row, published: Sequence[Published]) -> str:
     """Return the published figure of a row's system and data, and whether the row's runs may be compared with it."""
     # Of an ablation nothing is published.
-    experiment, *changes = (part for part in row.removeprefix("experiment=").split() if not part.endswith("=FILE"))
+    experiment, *changes = (part for part in row.removeprefix("experiment=").split() if not part.endswith(PLACEHOLDER))
     found = [one for one in published if experiment.removeprefix("cpu_") == f"{one.system}_{one.data}" and not changes]
     if not found:
         return ""
     runs = list(recorded["runs"].values())
-    same = bool(runs) and all(
-        OFFICIAL.get(run["data"]) == tuple(run[f"{split}_images"] for split in ("train", "validation", "test"))
-        for run in runs
-    )
-    return f"{found[0].accuracy:.2f}" + ("" if same else ", not comparable" if runs else "")
+    # Of a row that was not run its experiment tells, as far as it can.
+    same = found[0].data in OFFICIAL and not experiment.startswith("cpu_")
+    if runs:
+        counts = (tuple(run[f"{split}_images"] for split in ("train", "validation", "test")) for run in runs)
+        same = all(OFFICIAL.get(found[0].data) == count for count in counts)
+    return f"{found[0].accuracy:.2f}" + ("" if same else ", not comparable")
 
 
 def _figure(row: Row, metric: str) -> str:
     known = row["figures"].get(metric)
-    if known is None:
+    if known is None or row["figures"]["runs"] != fingerprints(row):
         return _percent(_mean(list(row["runs"].values()), metric))
     return f"{_percent(known['value'])} [{_percent(known['low'])}, {_percent(known['high'])}]"
 
 
-def _difference(change: Mapping[str, Any] | None) -> str:
-    if change is None:
+def _difference(row: Row, reference: Row) -> str:
+    found = row["differences"].get(reference["row"])
+    if found is None or found["runs"] != [fingerprints(reference), fingerprints(row)]:
         return ""
+    change = found["accuracy_at_half"]
     verdict = change["verdict"]
     shown = verdict if verdict == "undecided" else f"**{verdict}**"
     return f"{100 * change['value']:+.2f} [{100 * change['low']:+.2f}, {100 * change['high']:+.2f}] {shown}"
@@ -222,6 +235,6 @@ def _percent(value: float) -> str:
     return f"{100 * value:.2f}"
 
 
-def _short(commit: str | None) -> str:
-    name, _, dirty = (commit or "unknown").partition("-")
+def _short(commit: str) -> str:
+    name, _, dirty = commit.partition("-")
     return name[:7] + (f"-{dirty}" if dirty else "")

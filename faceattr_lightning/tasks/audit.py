@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from faceattr_lightning.callbacks.report import run_facts
+from faceattr_lightning.callbacks.report import git_commit, run_facts
 from faceattr_lightning.callbacks.threshold_calibration import single_class
 from faceattr_lightning.data.module import FaceDataModule
 from faceattr_lightning.data.table import Split
@@ -71,7 +71,7 @@ def audit(
     ranked = rank_labels(predictions, model.attribute_names)
     write_split_csv(_listed(ranked, most, datamodule.table.files), run_dir / "audit.csv")
     write_split_csv([one.rates() for one in ranked], run_dir / "audit_attributes.csv")
-    data = _page(ranked, split, most, run_facts(model, str(path)), datamodule)
+    data = _page(ranked, split, most, run_facts(model, str(path), [git_commit()]), datamodule)
     page = run_dir / "audit.html"
     write_text(render_audit(data), page)
     for notice in data.notices:

@@ -22,6 +22,7 @@ from faceattr_lightning.metrics.saved_predictions import SavedPredictions
 from faceattr_lightning.report.comparison import METRICS, ComparedEntry, markdown, tex
 from faceattr_lightning.report.files import write_split_csv
 from faceattr_lightning.strategy import Process
+from faceattr_lightning.tasks.train import LEARNING_CALLBACKS
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +56,13 @@ class Run:
     @property
     def method(self) -> dict[str, Any]:
         """The configuration without what may differ between runs of one method, flat."""
+        config = self.saved.config
+        callbacks = {name: (config["callbacks"] or {}).get(name) for name in LEARNING_CALLBACKS}
+        sections = {**{section: config[section] for section in _SECTIONS}, "callbacks": callbacks}
         return {
             f"{section}.{key}": value
-            for section in _SECTIONS
-            for key, value in _flat(self.saved.config[section]).items()
+            for section, node in sections.items()
+            for key, value in _flat(node).items()
             if key.rpartition(".")[2] not in _FREE
         }
 
@@ -226,7 +230,7 @@ def describe(methods: Sequence[Mapping[str, Any]]) -> list[str]:
     Of a section with several classes that is the class, and what differs within a class.
     """
     names: list[list[str]] = [[] for _ in methods]
-    for section in _SECTIONS:
+    for section in (*_SECTIONS, *(f"callbacks.{name}" for name in LEARNING_CALLBACKS)):
         target = f"{section}._target_"
         classes = [method.get(target) for method in methods]
         keys = dict.fromkeys(key for method in methods for key in method if key.startswith(f"{section}."))

@@ -21,7 +21,15 @@ from faceattr_lightning.files import write_text
 from faceattr_lightning.metrics.comparison import Estimate
 from faceattr_lightning.processes import quote
 from faceattr_lightning.report.files import write_summary_json
-from faceattr_lightning.report.results import Published, ResultsTable, Row, read_row, render_results
+from faceattr_lightning.report.results import (
+    PLACEHOLDER,
+    Published,
+    ResultsTable,
+    Row,
+    fingerprints,
+    read_row,
+    render_results,
+)
 from faceattr_lightning.strategy import Process
 from faceattr_lightning.tasks.compare import Run, check_same_images, compare_entries
 from faceattr_lightning.tasks.run_folder import read_status
@@ -29,7 +37,6 @@ from faceattr_lightning.tasks.run_folder import read_status
 log = logging.getLogger(__name__)
 
 EXPERIMENTS = CONF.parent / "experiments"
-_PLACEHOLDER = "=FILE"
 _LEVEL, _REPLICATES = 0.95, 2000
 
 
@@ -90,13 +97,13 @@ def results(
 
 def _missing_files(row: str, files: Mapping[str, str | None]) -> list[str]:
     """Return the names of a row's files that are not known, or not there."""
-    names = [_file_name(part) for part in shlex.split(row) if part.endswith(_PLACEHOLDER)]
+    names = [_file_name(part) for part in shlex.split(row) if part.endswith(PLACEHOLDER)]
     return [name for name in names if not (file := files.get(name)) or not Path(file).expanduser().exists()]
 
 
 def _file_name(override: str) -> str:
     """Return ``pretrained`` of ``backbone.pretrained=FILE``."""
-    return override.removesuffix(_PLACEHOLDER).rpartition(".")[2]
+    return override.removesuffix(PLACEHOLDER).rpartition(".")[2]
 
 
 def _run_row(
@@ -109,7 +116,7 @@ def _run_row(
             continue
         run_dir = _run_dir(config, row, seed)
         overrides = [
-            f"{part.removesuffix('FILE')}{quote(str(files[_file_name(part)]))}" if part.endswith(_PLACEHOLDER) else part
+            f"{part.removesuffix('FILE')}{quote(str(files[_file_name(part)]))}" if part.endswith(PLACEHOLDER) else part
             for part in shlex.split(row)
         ]
         log.info("Running %s seed=%d", row, seed)
@@ -123,35 +130,37 @@ def _run_row(
             reason = "see above" if status is None else f"{status.reason or status.state} (in {run_dir})"
             yield f"{row} seed={seed}: {reason}. The same command goes on with it."
             continue
-        summary = json.loads((run_dir / "report" / "summary.json").read_text(encoding="utf-8"))
-        del summary["checkpoint"]
-        record["runs"][str(seed)] = without_folders(summary)
+        record["runs"][str(seed)] = _recorded(run_dir)
         write_summary_json(record, folder / f"{slug(row)}.json")
+
+
+def _recorded(run_dir: Path) -> dict[str, Any]:
+    """Return what is recorded of a run: its summary without what holds on this machine alone."""
+    summary = json.loads((run_dir / "report" / "summary.json").read_text(encoding="utf-8"))
+    del summary["checkpoint"]
+    recorded: dict[str, Any] = without_folders(summary)
+    return recorded
 
 
 def _record_intervals(config: Mapping[str, Any], planned: Sequence[ResultsTable], folder: Path) -> None:
     """Record the intervals and differences of every row whose runs, and whose reference's, lie on this machine."""
-    seeds = {
-        row: sorted(read_row(folder / f"{slug(row)}.json", row)["runs"], key=int)
-        for table in planned
-        for row in table.rows
-    }
     for table in planned:
         first = table.rows[0]
         for row in table.rows:
             path = folder / f"{slug(row)}.json"
-            record, both = read_row(path, row), [seeds[first], seeds[row]]
-            alone_known = record["figures"].get("seeds") == seeds[row]
-            difference_known = row == first or record["differences"].get(first, {}).get("seeds") == both
+            record, other = read_row(path, row), read_row(folder / f"{slug(first)}.json", first)
+            own, both = fingerprints(record), [fingerprints(other), fingerprints(record)]
+            alone_known = record["figures"].get("runs") == own
+            difference_known = row == first or record["differences"].get(first, {}).get("runs") == both
             # Predictions are read only where there is something to say of them.
-            runs = [] if alone_known and difference_known else _runs(config, row, seeds[row])
+            runs = [] if alone_known and difference_known else _runs(config, record)
             if runs and not alone_known:
                 (alone,) = compare_entries({row: runs}, _LEVEL, _REPLICATES)
-                record["figures"] = {"seeds": seeds[row], **_plain(alone.figures)}
-            if runs and not difference_known and (reference := _runs(config, first, seeds[first])):
+                record["figures"] = {"runs": own, **_plain(alone.figures)}
+            if runs and not difference_known and (reference := _runs(config, other)):
                 check_same_images([*reference, *runs])
                 _, entry = compare_entries({"": reference, row: runs}, _LEVEL, _REPLICATES)
-                record["differences"][first] = {"seeds": both, **_plain(entry.differences)}
+                record["differences"][first] = {"runs": both, **_plain(entry.differences)}
             if runs:
                 write_summary_json(record, path)
 
@@ -168,10 +177,14 @@ def _plain(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _runs(config: Mapping[str, Any], row: str, seeds: Sequence[str]) -> list[Run]:
-    """Return a row's runs of these seeds; none unless all lie on this machine."""
-    folders = [_run_dir(config, row, int(seed)) for seed in seeds]
-    whole = all((one / "report/predictions.npz").is_file() for one in folders)
+def _runs(config: Mapping[str, Any], record: Row) -> list[Run]:
+    """Return a row's recorded runs; none unless all lie on this machine."""
+    folders = [_run_dir(config, record["row"], int(seed)) for seed in sorted(record["runs"], key=int)]
+    # A folder may hold another run than the one that was recorded elsewhere.
+    whole = all(
+        (one / "report/predictions.npz").is_file() and _recorded(one) == record["runs"][one.name.removeprefix("seed_")]
+        for one in folders
+    )
     return [Run.read(one) for one in folders] if whole else []
 
 
@@ -181,7 +194,7 @@ def _run_dir(config: Mapping[str, Any], row: str, seed: int) -> Path:
 
 def slug(row: str) -> str:
     """Return a row's overrides as the name of a file."""
-    parts = [part.removeprefix("experiment=") for part in shlex.split(row) if not part.endswith(_PLACEHOLDER)]
+    parts = [part.removeprefix("experiment=") for part in shlex.split(row) if not part.endswith(PLACEHOLDER)]
     return re.sub(r"[^\w=.,-]", "_", ",".join(parts))
 
 
@@ -196,9 +209,12 @@ def _write_page(planned: Sequence[ResultsTable], figures: Sequence[Published], f
 
 def _tables(tables: Sequence[Mapping[str, Any]]) -> list[ResultsTable]:
     try:
-        return [ResultsTable(**table) for table in tables]
+        planned = [ResultsTable(**table) for table in tables]
     except TypeError as error:
         raise ConfigError([f"task.tables: expected title, rows and perhaps gpu in each ({error})."]) from error
+    if empty := [table.title for table in planned if not table.rows]:
+        raise ConfigError([f"task.tables: no rows in {', '.join(empty)}; expected at least one in each."])
+    return planned
 
 
 def _published(figure: Mapping[str, Any]) -> Published:

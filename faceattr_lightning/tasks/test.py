@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +118,22 @@ def chosen_data(present: dict[str, Any], trained: dict[str, Any], overrides: lis
     keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
     if "experiment" in keys or ("data" in keys and present["_target_"] != trained["_target_"]):
         return present
-    changed = {key.split(".")[1] for key in keys if key.startswith("data.")}
-    return {**trained, **{key: present[key] for key in changed if key in present}}
+    chosen = copy.deepcopy(trained)
+    for key in keys:
+        if key.startswith("data."):
+            _take(chosen, present, key.split(".")[1:])
+    return chosen
+
+
+def _take(chosen: dict[str, Any], present: Mapping[str, Any], path: Sequence[str]) -> None:
+    """Set what ``path`` names to what it is in ``present``, and nothing beside it."""
+    key, *rest = path
+    if key not in present:
+        return
+    if rest and isinstance(present[key], Mapping) and isinstance(chosen.get(key), dict):
+        _take(chosen[key], present[key], rest)
+    else:
+        chosen[key] = present[key]
 
 
 def check_fit(model: AttributeModule | LoadedNetwork, datamodule: FaceDataModule) -> None:

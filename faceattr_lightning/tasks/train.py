@@ -82,6 +82,8 @@ _FREE = frozenset(
 )
 """Keys of which another machine may need others: where the files are, and how they are read; the batch of all processes
 together has to stay."""
+LEARNING_CALLBACKS = ("average", "progressive")
+"""Keys of ``callbacks`` that change what is learned."""
 _BOUND: dict[str, dict[str, Any]] = {
     "trainer": {
         "precision": "auto",
@@ -92,7 +94,7 @@ _BOUND: dict[str, dict[str, Any]] = {
         "val_check_interval": None,
         "limit_train_batches": None,
     },
-    "callbacks": {"average": None, "progressive": None},
+    "callbacks": dict.fromkeys(LEARNING_CALLBACKS),
 }
 """Of these parts only the keys that change what is learned, and what they are where they are not set."""
 

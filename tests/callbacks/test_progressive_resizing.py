@@ -42,6 +42,22 @@ def test_without_a_number_of_epochs_the_steps_tell() -> None:
     assert ProgressiveResizing._epochs(trainer) == 3
 
 
+@pytest.mark.parametrize(("epochs", "steps", "expected"), [(5, 10, 3), (2, 10, 2), (5, -1, 5)])
+def test_the_nearer_of_two_ends_counts(epochs: int, steps: int, expected: int) -> None:
+    trainer = Trainer(max_epochs=epochs, max_steps=steps, logger=False, enable_checkpointing=False, accelerator="cpu")
+    trainer.fit_loop.max_batches = 4
+    assert ProgressiveResizing._epochs(trainer) == expected
+
+
+def test_steps_of_accumulated_batches() -> None:
+    trainer = Trainer(
+        max_steps=10, accumulate_grad_batches=3, logger=False, enable_checkpointing=False, accelerator="cpu"
+    )
+    trainer.fit_loop.max_batches = 7
+    # Three steps an epoch, the last of one batch.
+    assert ProgressiveResizing._epochs(trainer) == 4
+
+
 def test_resized_pixels_do_not_depend_on_their_type() -> None:
     image = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8)
     small = resize(image, 24)

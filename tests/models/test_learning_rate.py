@@ -85,7 +85,7 @@ def test_what_a_checkpoint_knows_of_its_batches(
     )
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     model = load_model(path)
-    facts = {name: run_facts(model, "")[name] for name in TRAINING_FACTS}
+    facts = {name: run_facts(model, "", [])[name] for name in TRAINING_FACTS}
     assert facts == {"effective_batch_size": 16, "learning_rate": pytest.approx(2e-3 * 2**0.5)}
     test = [*SMALL, "task=test", f"ckpt_path='{path}'"]
     run_here(*test, data=tiny_data, run_dir=tmp_path / "test", monkeypatch=monkeypatch)
@@ -97,4 +97,4 @@ def test_what_a_checkpoint_knows_of_its_batches(
     del checkpoint["hyper_parameters"]["schedule"]["batch_rule"]
     torch.save(checkpoint, tmp_path / "old.ckpt")
     old = load_model(tmp_path / "old.ckpt")
-    assert old.schedule["batch_rule"] == "none" and not TRAINING_FACTS & run_facts(old, "").keys()
+    assert old.schedule["batch_rule"] == "none" and not TRAINING_FACTS & run_facts(old, "", []).keys()
