@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from faceattr_lightning.networks.backbone import Backbone
@@ -31,12 +32,13 @@ class BaselineNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Output:
         """Return ``logits`` float (B, A) for images (B, 3, H, W) in the range 0 to 255; see `Output`."""
-        output = self.one_side(image)
-        if self.mirror and not self.training:
-            mirrored = self.one_side(image.flip(-1))
-            output["logits"] = (output["logits"] + mirrored["logits"]) / 2
-            if "age_group" in output:
-                output["age_group"] = (output["age_group"] + mirrored["age_group"]) / 2
+        if not self.mirror or self.training:
+            return self.one_side(image)
+        # As one batch: the int8 file of two passes holds every filter twice.
+        output = self.one_side(torch.cat([image, image.flip(-1)]))
+        output["logits"] = output["logits"].unflatten(0, (2, -1)).mean(0)
+        if "age_group" in output:
+            output["age_group"] = output["age_group"].unflatten(0, (2, -1)).mean(0)
         return output
 
     def one_side(self, image: Tensor) -> Output:
