@@ -12,6 +12,7 @@ import yaml
 from faceattr_lightning.errors import ConfigError, DataError
 from faceattr_lightning.report.results import Published, ResultsTable, fingerprints, read_row, render_results
 from faceattr_lightning.tasks import results as task
+from faceattr_lightning.tasks.compare import Run, compare_entries
 from tests.runs import ROOT, SMALL, run_here, summary
 
 ROWS = [" ".join([*SMALL, "trainer.max_epochs=1", f"model={model}"]) for model in ("baseline", "far_amtn")]
@@ -56,12 +57,12 @@ def test_what_is_published_is_comparable_only_on_the_official_splits() -> None:
     found = {}
     for name, count in (("official", 162_770), ("subset", 4_560)):
         images = {"train_images": count, "validation_images": 19_867, "test_images": 19_962}
-        record = {"row": row, "runs": {"0": run | images}, "figures": {}, "differences": {}}
+        record = {"row": row, "runs": {"0": run | images}, "resamples": {}, "figures": {}, "differences": {}}
         page = render_results([ResultsTable("CelebA", [row])], {row: record}, published, "")  # type: ignore[dict-item]
         found[name] = page.splitlines()[-1]
     assert "| 91.70 |" in found["official"] and "| 91.70, not comparable |" in found["subset"]
     assert "0123456-dirty" in found["official"]
-    not_run = {"row": row, "runs": {}, "figures": {}, "differences": {}}
+    not_run = {"row": row, "runs": {}, "resamples": {}, "figures": {}, "differences": {}}
     page = render_results([ResultsTable("CelebA", [row])], {row: not_run}, published, "")  # type: ignore[dict-item]
     assert "| 91.70, not comparable |" in page.splitlines()[-1]
 
@@ -72,7 +73,10 @@ def test_figures_of_other_runs_are_not_shown() -> None:
     run = dict.fromkeys((*keys, "training_cpu_seconds", "parameters", "gmacs"), 0.5)
     run |= {"machine": "a machine", "git_commit": "0123456789 abcdefabcd"}
     known = {"value": 0.5, "low": 0.49, "high": 0.51, "verdict": "worse"}
-    records: Any = {name: {"row": name, "runs": {"0": run}, "figures": {}, "differences": {}} for name in (first, row)}
+    records: Any = {
+        name: {"row": name, "runs": {"0": run}, "resamples": {}, "figures": {}, "differences": {}}
+        for name in (first, row)
+    }
     marks = [fingerprints(records[name]) for name in (first, row)]
     records[row]["figures"] = {"runs": marks[1], "accuracy_at_half": known}
     records[row]["differences"] = {first: {"runs": marks, "accuracy_at_half": known}}
@@ -92,7 +96,7 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     file.write_text("{")
     with pytest.raises(DataError, match=r"row\.json: no record of a row"):
         read_row(file, "experiment=x")
-    file.write_text(json.dumps({"row": "experiment=y", "runs": {}, "figures": {}, "differences": {}}))
+    file.write_text(json.dumps({"row": "experiment=y", "runs": {}, "resamples": {}, "figures": {}, "differences": {}}))
     with pytest.raises(DataError, match=r"a record of experiment=y, not of experiment=x"):
         read_row(file, "experiment=x")
 
@@ -132,14 +136,36 @@ def test_rows_are_run_recorded_and_not_run_again(
     recorded = json.loads((experiments / "results" / f"{task.slug(ROWS[0])}.json").read_text())
     expected = {key: value for key, value in summary(run_dir).items() if key != "checkpoint"}
     assert recorded["runs"] == {"0": expected}
+    assert expected["precision"] == "32-true" and "| 32-true |" in page
     assert f"{100 * expected['accuracy_at_half']:.2f} [" in page
     other = json.loads((experiments / "results" / f"{task.slug(ROWS[1])}.json").read_text())
     change = other["differences"][ROWS[0]]["accuracy_at_half"]
     half = other["runs"]["0"]["accuracy_at_half"] - expected["accuracy_at_half"]
     assert change["value"] == pytest.approx(half, abs=1e-6) and change["low"] <= change["value"] <= change["high"]
+    # What task=compare says of the same folders.
+    folders = [tmp_path / "outputs/experiments" / task.slug(row) / "seed_0" for row in ROWS]
+    _, entry = compare_entries({str(one): [Run.read(one)] for one in folders}, 0.95, 2000)
+    expected_change = entry.differences["accuracy_at_half"]
+    assert change["low"] == pytest.approx(float(expected_change.low), abs=1e-6)
+    assert change["high"] == pytest.approx(float(expected_change.high), abs=1e-6)
+
+    # On another machine, which has the records alone.
+    file = experiments / "results" / f"{task.slug(ROWS[1])}.json"
+    file.write_text(json.dumps({**other, "differences": {}}))
+    folders[0].rename(tmp_path / "elsewhere")
+    tables.pop()
+    results(run=False)
+    assert json.loads(file.read_text())["differences"] == other["differences"]
+    other["resamples"]["0"]["tested"] = "0123456789ab"
+    file.write_text(json.dumps({**other, "differences": {}}))
+    with pytest.raises(DataError, match="were tested on other images, labels or attributes"):
+        results(run=False)
+    file.write_text(json.dumps({**other, "resamples": {}, "differences": {}}))
+    assert "undecided" not in results(run=False)
+    file.unlink()
+    (tmp_path / "elsewhere").rename(folders[0])
 
     before = (run_dir / "status.json").stat().st_mtime_ns
-    tables.pop()
     page = results(only=["model=baseline"], seeds=[0, 1])
     assert (run_dir / "status.json").stat().st_mtime_ns == before
     assert f"| `{ROWS[0]}` | 2 |" in page

@@ -191,6 +191,7 @@ class Report(Callback):
             facts["images_per_second"] = round(len(predictions.index) / seconds, 1)
             wall, cpu = self._training_seconds()
             facts |= {"training_seconds": round(wall, 1), "training_cpu_seconds": round(cpu, 1)}
+            facts["precision"] = trainer.precision
             facts |= cost_facts(pl_module)
             self._write(trainer, pl_module, predictions, facts)
 

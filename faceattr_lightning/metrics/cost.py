@@ -45,10 +45,10 @@ def processor() -> str:
 
 
 def machine(device: torch.device) -> str:
-    """Return the name of what computes: the GPU of a device, or the processor and how many cores it has."""
+    """Return the name of what computes: of a GPU, or the processor's, its vector instructions and cores."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{processor()}, {os.cpu_count()} cores"
+    return f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores"
 
 
 def clock() -> tuple[float, float]:

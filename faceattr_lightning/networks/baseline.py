@@ -36,9 +36,9 @@ class BaselineNetwork(nn.Module):
             return self.one_side(image)
         # As one batch: the int8 file of two passes holds every filter twice.
         output = self.one_side(torch.cat([image, image.flip(-1)]))
-        output["logits"] = output["logits"].unflatten(0, (2, -1)).mean(0)
+        output["logits"] = _mean_of_both(output["logits"])
         if "age_group" in output:
-            output["age_group"] = output["age_group"].unflatten(0, (2, -1)).mean(0)
+            output["age_group"] = _mean_of_both(output["age_group"])
         return output
 
     def one_side(self, image: Tensor) -> Output:
@@ -48,3 +48,7 @@ class BaselineNetwork(nn.Module):
         if self.age_head is not None:
             output["age_group"] = self.age_head(features)
         return output
+
+
+def _mean_of_both(logits: Tensor) -> Tensor:
+    return logits.reshape(2, -1, logits.shape[1]).mean(0)

@@ -51,12 +51,26 @@ class Published:
     source: str
 
 
+class Resamples(TypedDict):
+    """What the difference of a run to another one needs.
+
+    Keys:
+        tested: mark of the images, attributes and labels.
+        accuracy_at_half: the mean over the attributes on the split as it is, then on its resamples (see `Draws`),
+            float32, little-endian, in base64.
+    """
+
+    tested: str
+    accuracy_at_half: str
+
+
 class Row(TypedDict):
     """What is recorded of a row; rates are fractions.
 
     Keys:
         row: its overrides.
         runs: seed to the run's ``summary.json``.
+        resamples: seed to the run's.
         figures: ``runs``, the `fingerprints` of those that they are of, and metric to ``value``, ``low`` and ``high``,
             over people and seeds.
         differences: reference's overrides to ``runs``, of both, and metric to ``value``, ``low``, ``high`` and
@@ -65,6 +79,7 @@ class Row(TypedDict):
 
     row: str
     runs: dict[str, dict[str, Any]]
+    resamples: dict[str, Resamples]
     figures: dict[str, Any]
     differences: dict[str, dict[str, Any]]
 
@@ -76,9 +91,11 @@ def read_row(path: Path, row: str) -> Row:
         DataError: the file is damaged, or is another row's.
     """
     if not path.is_file():
-        return {"row": row, "runs": {}, "figures": {}, "differences": {}}
+        return {"row": row, "runs": {}, "resamples": {}, "figures": {}, "differences": {}}
     try:
         found: Row = json.loads(path.read_text(encoding="utf-8"))
+        # The first rows were recorded without.
+        found.setdefault("resamples", {})
         if found["row"] == row and found.keys() >= Row.__annotations__.keys():
             return found
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -154,6 +171,7 @@ _HEADS = (
     "average precision",
     "published accuracy",
     "CPU minutes",
+    "precision",
     "M parameters",
     "GMACs",
     "commit",
@@ -188,6 +206,8 @@ def _cells(row: Row, reference: Row) -> list[str]:
         _percent(_mean(runs, "average_precision")),
         "",
         f"{_mean(runs, 'training_cpu_seconds') / 60:.1f}",
+        # The first rows were recorded without.
+        " ".join(dict.fromkeys(run.get("precision", "") for run in runs)),
         f"{_mean(runs, 'parameters') / 1e6:.1f}",
         f"{_mean(runs, 'gmacs'):.2f}",
         " ".join(commits),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import logging
 import re
@@ -12,18 +14,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from faceattr_lightning.__main__ import CONF
 from faceattr_lightning.description import without_folders
 from faceattr_lightning.errors import ConfigError, DataError
 from faceattr_lightning.files import write_text
-from faceattr_lightning.metrics.comparison import Estimate
+from faceattr_lightning.metrics.bootstrap import Draws, mean_over_attributes, resampled_metrics
+from faceattr_lightning.metrics.comparison import Comparison, Estimate, Pairing
 from faceattr_lightning.processes import quote
 from faceattr_lightning.report.files import write_summary_json
 from faceattr_lightning.report.results import (
     PLACEHOLDER,
     Published,
+    Resamples,
     ResultsTable,
     Row,
     fingerprints,
@@ -31,7 +36,7 @@ from faceattr_lightning.report.results import (
     render_results,
 )
 from faceattr_lightning.strategy import Process
-from faceattr_lightning.tasks.compare import Run, check_same_images, compare_entries
+from faceattr_lightning.tasks.compare import Run, compare_entries
 from faceattr_lightning.tasks.run_folder import read_status
 
 log = logging.getLogger(__name__)
@@ -131,6 +136,7 @@ def _run_row(
             yield f"{row} seed={seed}: {reason}. The same command goes on with it."
             continue
         record["runs"][str(seed)] = _recorded(run_dir)
+        record["resamples"][str(seed)] = _resampled(run_dir)
         write_summary_json(record, folder / f"{slug(row)}.json")
 
 
@@ -142,27 +148,61 @@ def _recorded(run_dir: Path) -> dict[str, Any]:
     return recorded
 
 
+def _resampled(run_dir: Path) -> Resamples:
+    """Return of a run what its difference to a run of another machine needs."""
+    saved = Run.read(run_dir).saved
+    draws = Draws.of(saved.identity, _REPLICATES)
+    values = resampled_metrics(saved.predictions, saved.thresholds, saved.train_prevalence, draws)["accuracy_at_half"]
+    tested = json.dumps([saved.files, saved.attribute_names, saved.predictions.labels.tolist()])
+    return {
+        "tested": hashlib.sha256(tested.encode()).hexdigest()[:12],
+        "accuracy_at_half": base64.b64encode(mean_over_attributes(values).astype("<f4").tobytes()).decode(),
+    }
+
+
 def _record_intervals(config: Mapping[str, Any], planned: Sequence[ResultsTable], folder: Path) -> None:
-    """Record the intervals and differences of every row whose runs, and whose reference's, lie on this machine."""
+    """Record the intervals of rows whose runs lie on this machine, and the differences whose resamples are known."""
     for table in planned:
         first = table.rows[0]
         for row in table.rows:
             path = folder / f"{slug(row)}.json"
             record, other = read_row(path, row), read_row(folder / f"{slug(first)}.json", first)
             own, both = fingerprints(record), [fingerprints(other), fingerprints(record)]
-            alone_known = record["figures"].get("runs") == own
-            difference_known = row == first or record["differences"].get(first, {}).get("runs") == both
+            changed = False
             # Predictions are read only where there is something to say of them.
-            runs = [] if alone_known and difference_known else _runs(config, record)
-            if runs and not alone_known:
+            if own and record["figures"].get("runs") != own and (runs := _runs(config, record)):
                 (alone,) = compare_entries({row: runs}, _LEVEL, _REPLICATES)
                 record["figures"] = {"runs": own, **_plain(alone.figures)}
-            if runs and not difference_known and (reference := _runs(config, other)):
-                check_same_images([*reference, *runs])
-                _, entry = compare_entries({"": reference, row: runs}, _LEVEL, _REPLICATES)
-                record["differences"][first] = {"runs": both, **_plain(entry.differences)}
-            if runs:
+                changed = True
+            known = row == first or record["differences"].get(first, {}).get("runs") == both
+            if not known and (change := _difference(record, other)):
+                record["differences"][first] = {"runs": both, **_plain({"accuracy_at_half": change})}
+                changed = True
+            if changed:
                 write_summary_json(record, path)
+
+
+def _difference(record: Row, reference: Row) -> Estimate | None:
+    """Return a row's accuracy at 0.5 less the reference's; ``None`` where a run of either has no resamples recorded.
+
+    Raises:
+        DataError: they were tested on other images, labels or attributes.
+    """
+    sides = [record, reference]
+    if not all(side["runs"] and side["runs"].keys() == side["resamples"].keys() for side in sides):
+        return None
+    if len({one["tested"] for side in sides for one in side["resamples"].values()}) > 1:
+        raise DataError(
+            f"{record['row']} and {reference['row']} were tested on other images, labels or attributes, so that one "
+            "table can't hold both. Delete the records of one, and run it on the other's data."
+        )
+    seeds = [sorted(side["runs"], key=int) for side in sides]
+    values = [
+        np.stack([np.frombuffer(base64.b64decode(side["resamples"][seed]["accuracy_at_half"]), "<f4") for seed in own])
+        for side, own in zip(sides, seeds, strict=True)
+    ]
+    pairing: Pairing = "seeds" if seeds[0] == seeds[1] else "none"
+    return Comparison([one.astype(np.float64) for one in values], pairing).difference(0, 1, _LEVEL)
 
 
 def _plain(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
