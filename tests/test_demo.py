@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,11 +28,12 @@ import torch
 from PIL import Image
 
 from faceattr_lightning import Predictor
-from faceattr_lightning.demo import html
+from faceattr_lightning.demo import html, server
 from faceattr_lightning.demo.server import listening
 from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.inference.engine import TorchEngine
 from faceattr_lightning.inference.photo import PhotoError, read_photo, shown
+from faceattr_lightning.inference.predictor import Found, Photo
 from faceattr_lightning.processes import quote
 from tests.report import test_browser
 from tests.runs import ROOT, SMALL, SMALL_DMM, run_here
@@ -332,7 +335,7 @@ def test_only_what_was_uploaded_is_read(checkpoint: Path, photo: Path, tmp_path:
         (event,) = (
             one["id"]
             for one in json.load(urllib.request.urlopen(f"{running.address}/config"))["dependencies"]
-            if [target[1] for target in one["targets"]] == ["upload"]
+            if [target[1] for target in one["targets"]] == ["then"] and len(one["outputs"]) == 9
         )
         data = [{"path": str(photo), "meta": {"_type": "gradio.FileData"}}] + [0.5] * 40
         body = json.dumps({"data": data, "fn_index": event, "session_hash": "one"}).encode()
@@ -464,6 +467,81 @@ def test_refused_before_the_model_is_loaded(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gradio" else find(name))
     advice = "demo needs gradio, not installed here; run: pip install 'faceattr-lightning[demo]'"
     assert advice in refused("bare", model)
+
+
+def test_two_visitors_with_the_same_photo(photo: Path, tmp_path: Path) -> None:
+    """Whose file is one to gradio, whatever its names."""
+    from faceattr_lightning.demo.page import Page
+
+    class Reader:
+        """Reads a photo and finds no face."""
+
+        def predict(self, sources: list[Path], found: Any) -> Iterator[Photo]:
+            for source in sources:
+                image = read_photo(source)
+                found(Found(source, image, []))
+                yield Photo(str(source), (image.shape[0], image.shape[1]), [])
+
+    page = Page(Reader(), None, tmp_path.resolve(), "", "")  # type: ignore[arg-type]
+    uploads = []
+    for name in ("me.png", "you.png"):
+        (tmp_path / "hash").mkdir(exist_ok=True)
+        uploads.append({"path": str(shutil.copy(photo, tmp_path / "hash" / name)), "orig_name": name})
+        page.wait(uploads[-1])
+    for upload in uploads:
+        assert f"{upload['orig_name']}: no face was found." in page.look(upload)[1]
+    assert list(tmp_path.iterdir()) == [] and not page.waiting
+    page.wait({"path": str(photo)})
+    assert "no longer in memory" in page.look({"path": str(photo)})[1] and photo.is_file() and not page.waiting
+
+
+def test_uploads_that_were_broken_off_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_SECONDS_UPLOADED", 0.05)
+    with server.upload_folder() as folder:
+        (folder / "hash").mkdir()
+        for path in (folder / "half", folder / "hash" / "whole.jpg"):
+            path.touch()
+        for _ in range(600):
+            if not [path for path in folder.rglob("*") if path.is_file()]:
+                break
+            threading.Event().wait(0.1)
+        else:
+            raise AssertionError(list(folder.rglob("*")))
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_longer_body_is_refused(stated: bool) -> None:
+    """As long as one file after the other is, none of which is too large."""
+    taken: list[Any] = []
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while True:
+            taken.append(await receive())
+            if taken[-1]["type"] == "http.disconnect" or not taken[-1]["more_body"]:
+                return
+
+    async def ask(*parts: bytes) -> None:
+        left = [{"type": "http.request", "body": part, "more_body": part is not parts[-1]} for part in parts]
+
+        async def receive() -> Any:
+            return left.pop(0)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        length = [(b"content-length", str(sum(map(len, parts))).encode())] if stated else []
+        await server._LimitedBodies(app, 100)({"type": "http", "headers": length}, receive, send)
+
+    asyncio.run(ask(bytes(60), bytes(40)))
+    assert [len(message["body"]) for message in taken] == [60, 40] and not sent
+    taken.clear()
+    asyncio.run(ask(bytes(60), bytes(41), bytes(1000)))
+    if stated:
+        assert not taken and sent[0]["status"] == 413
+    else:
+        assert [message["type"] for message in taken] == ["http.request", "http.disconnect"]
 
 
 def test_what_read_photo_says_begins_with_the_file(tmp_path: Path) -> None:

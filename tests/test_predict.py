@@ -21,7 +21,7 @@ from faceattr_lightning.inference.detection import DetectedFace
 from faceattr_lightning.inference.photo import PhotoError, shown
 from faceattr_lightning.metrics.saved_predictions import SavedPredictions
 from faceattr_lightning.processes import quote
-from faceattr_lightning.tasks.predict import open_journal
+from faceattr_lightning.tasks.predict import face_rows, open_journal
 from faceattr_lightning.tasks.run_folder import read_status, write_status
 from tests.data.writers import smooth_image
 from tests.inference.test_photo import BAD, DAMAGED_EXIF
@@ -157,7 +157,11 @@ def test_a_second_call_goes_on_where_the_first_stopped(
 ) -> None:
     images = sorted((tiny_data / "celeba/img_align_celeba").iterdir())[:12]
     photos = tmp_path / "photos"
-    photos.mkdir()
+    # What an earlier run has left.
+    left = photos / "predict" / "earlier"
+    (left / "pictures").mkdir(parents=True)
+    (left / "photos.jsonl").touch()
+    shutil.copy(images[0], left / "pictures" / "000000.jpg")
     for path in images:
         shutil.copy(path, photos)
     given = predict(checkpoint, photos, "task.batch_size=4", "task.gallery=7")
@@ -178,6 +182,9 @@ def test_a_second_call_goes_on_where_the_first_stopped(
     write_status(replace(status, state="running"), run_dir)
     for path in images[:5]:
         (photos / path.name).write_bytes(b"not looked at again")
+    for other, key in (("task.thresholds={Smiling:0.9}", "thresholds"), ("task.detect=false", "detect")):
+        with pytest.raises(ConfigError, match=rf"photos\.jsonl was begun with another {key}:"):
+            run_here(*given, other, data=tiny_data, run_dir=run_dir, monkeypatch=monkeypatch)
     run_here(*given, data=tiny_data, run_dir=run_dir, monkeypatch=monkeypatch)
     # Not to the last digit: the network has seen the faces in other batches.
     assert (run_dir / "photos.jsonl").read_text().count("data:image") == 7
@@ -352,20 +359,78 @@ def test_models_that_are_none(tiny_data: Path, tmp_path: Path, monkeypatch: pyte
 
 def test_a_damaged_journal(checkpoint: Path, tmp_path: Path) -> None:
     path = tmp_path / "photos.jsonl"
-    assert open_journal(path, checkpoint) == {}
+    asked = {"images": "photos"}
+    assert open_journal(path, checkpoint, asked) == {}
     head = path.read_bytes()
     path.write_bytes(head + b'{"file": "a.jpg", "faces": [{}, {}]}\n' + bytes(100))
-    assert open_journal(path, checkpoint) == {"a.jpg": 2}
+    assert open_journal(path, checkpoint, asked) == {"a.jpg": 2}
     for damage in (bytes(100) + b"\n", b"\xff\xfe\n", b"{}\n", b"[1]\n"):
         path.write_bytes(head + damage)
         with pytest.raises(ConfigError, match=r"photos\.jsonl is damaged in line 2"):
-            open_journal(path, checkpoint)
-    path.write_bytes(b"no journal\n")
-    with pytest.raises(ConfigError, match="damaged in line 1"):
-        open_journal(path, checkpoint)
+            open_journal(path, checkpoint, asked)
+    for damage in (b"no journal\n", b"[]\n"):
+        path.write_bytes(damage)
+        with pytest.raises(ConfigError, match="damaged in line 1"):
+            open_journal(path, checkpoint, asked)
     path.write_bytes(head)
-    with pytest.raises(ConfigError, match="begun with another model"):
-        open_journal(path, path)
+    with pytest.raises(ConfigError, match="begun with another model, sha256: "):
+        open_journal(path, path, asked)
+    with pytest.raises(ConfigError, match="begun with another images: "):
+        open_journal(path, checkpoint, {"images": "elsewhere"})
+
+
+def test_other_weights_at_the_same_place(tmp_path: Path) -> None:
+    """Of the same size, as those of a network that was trained again are."""
+    path, model = tmp_path / "photos.jsonl", tmp_path / "model.ckpt"
+    model.write_bytes(b"weights 1")
+    open_journal(path, model, {})
+    model.write_bytes(b"weights 2")
+    with pytest.raises(ConfigError, match="begun with another sha256: "):
+        open_journal(path, model, {})
+
+
+def test_attributes_that_are_called_like_columns() -> None:
+    record = {"file": "a.jpg", "size": [40, 30], "picture": "", "problem": ""}
+    face = {"probabilities": [0.9, 0.2, 0.1], "present": [True, False, False], "score": 0.99, "box": [1, 2, 3, 4]}
+    face["landmarks"] = [[0, 0]] * 5
+    (row,) = face_rows({**record, "faces": [face]}, ["score", "face", "Smiling"])
+    assert (row["score"], row["face"], row["Smiling"]) == (0.99, 0, 0)
+    assert (row["score_present"], row["face_present"]) == (1, 0)
+    assert (row["score_probability"], row["face_probability"]) == (0.9, 0.2)
+
+
+def test_numbers_are_checked_before_the_model_is_read(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = predict(tmp_path / "gone.ckpt", tmp_path, "task.batch_size=0", "task.most_pixels=0", "task.gallery=-1")
+    with pytest.raises(ConfigError) as error:
+        run_here(*given, data=tiny_data, run_dir=tmp_path / "run", monkeypatch=monkeypatch)
+    for key, least in (("batch_size", 1), ("most_pixels", 1), ("gallery", 0)):
+        assert f"task.{key}: expected a number of at least {least}, found" in str(error.value)
+
+
+def test_a_model_of_images_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image without detection is framed as in training: the answers are those of the test."""
+    root = tmp_path / "folder"
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    lines = ["image,split,A,B"]
+    for number in range(24):
+        size = (int(rng.integers(60, 200)), int(rng.integers(60, 200)))
+        smooth_image(rng, size).save(root / f"{number}.png")
+        split = ("train", "validation", "test")[number % 3]
+        lines.append(f"{number}.png,{split},{number // 3 % 2},{rng.integers(2)}")
+    (root / "faces.csv").write_text("\n".join(lines) + "\n")
+    given = [*SMALL, "data=folder", f"data.root={root}", "data.frame=[80, 72]", "trainer.max_epochs=1"]
+    given += ["callbacks.progress=null", "trainer.precision=32-true"]
+    run_here(*given, data=root, run_dir=tmp_path / "run", monkeypatch=monkeypatch)
+    saved = SavedPredictions.read(tmp_path / "run" / "report" / "predictions.npz")
+    predictor = Predictor(tmp_path / "run" / "checkpoints" / "best.ckpt", detect=False)
+    for file, expected in zip(saved.files, saved.predictions.probabilities, strict=True):
+        photo = predictor(root / file)
+        assert not photo.error
+        found = [answer.probability for answer in photo.faces[0].attributes.values()]
+        assert found == pytest.approx(expected.tolist(), abs=0.02), file
 
 
 def test_thresholds_of_ones_own(checkpoint: Path) -> None:

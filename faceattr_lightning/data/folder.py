@@ -229,6 +229,7 @@ class Folder(FaceDataModule):
     """
 
     name = "folder"
+    any_size = True
     table_options = ("table_file", "source_size", "validation_fraction", "test_fraction", "seed", "landmark_file")
 
     def __init__(
@@ -254,7 +255,7 @@ class Folder(FaceDataModule):
         table = read_folder(
             self.data_root(), self.table_file, self.source_size, self.validation_fraction, self.test_fraction, self.seed
         )
-        table = check_images(table, self.on_bad_image, any_size=True)
+        table = check_images(table, self.on_bad_image, any_size=self.any_size)
         if self.landmark_file is None and not table.landmarks.shape[1]:
             return table
         sizes = image_sizes(table)

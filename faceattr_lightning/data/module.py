@@ -107,7 +107,9 @@ class FaceDataModule(LightningDataModule, ABC):
     name: str
     """Of the data set; also its folder under ``FACEATTR_DATA``."""
     source_size: tuple[int, int]
-    """(height, width) in pixels that every image of the data set has."""
+    """(height, width) in pixels that every image of the data set has, or is brought to."""
+    any_size: bool = False
+    """Whether the image files are of any size."""
     default_crop: tuple[int, int, int, int]
     """(left, top, right, bottom) in pixels."""
     mean_landmarks: tuple[tuple[float, float], ...] = ()
@@ -237,6 +239,7 @@ class FaceDataModule(LightningDataModule, ABC):
             mean=tuple(mean),
             std=tuple(std),
             template=self._template(),
+            any_size=self.any_size,
         )
 
     def training_prevalence(self, database: int | None = None) -> Tensor:

@@ -27,6 +27,8 @@ class Preprocessing:
         std: per RGB channel, of values in [0, 1]; divided by inside the network.
         template: (L, 2) mean landmark positions as fractions of the crop, to which a photo of another source is
             aligned; empty where the data set has no landmarks.
+        any_size: whether the data set's images are of any size, and brought to `source_size` by
+            `faceattr_lightning.data.images.fit_image`.
     """
 
     source_size: tuple[int, int]
@@ -35,6 +37,7 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     template: tuple[tuple[float, float], ...] = ()
+    any_size: bool = False
 
     def __post_init__(self) -> None:
         check_crop(self.crop, self.source_size)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,6 @@ _STEP = 0.01
 _SESSIONS = 16
 _SECONDS = 1800
 _WAITING = 8
-# Of an upload that nothing was asked about; it is looked for as often.
-_SECONDS_UPLOADED = 60
 _NO_GRADIENTS = "Where the model looked: heat maps need the checkpoint, since this file of it has no gradients."
 _WHOLE_FACE = "This network pools over the whole face: it has no masks, or does not use them."
 _FORGOTTEN = "The photo is no longer in memory; drop it again."
@@ -37,6 +36,8 @@ class Page:
         folder: where gradio puts what is uploaded; of it nothing is kept.
         title: of the page.
         limits: of a photo, a sentence.
+        waiting: folder of an upload to the number of visitors whose photo in it was not looked at yet: gradio puts
+            equal photos into one.
     """
 
     predictor: Predictor
@@ -44,13 +45,13 @@ class Page:
     folder: Path
     title: str
     limits: str
+    waiting: Counter[Path] = field(default_factory=Counter)
 
     def build(self) -> gr.Blocks:
         """Return the page."""
         fitted = self.predictor.thresholds.tolist()
         names = self.predictor.facts.attribute_names
-        uploads = (_SECONDS_UPLOADED, _SECONDS_UPLOADED)
-        page: gr.Blocks = gr.Blocks(title=self.title, analytics_enabled=False, delete_cache=uploads)
+        page: gr.Blocks = gr.Blocks(title=self.title, analytics_enabled=False)
         with page:
             faces = gr.State([], time_to_live=_SECONDS)
             gr.HTML(html.heading(self.title, f"{self.limits} It stays on this machine, and no file of it is kept."))
@@ -73,9 +74,11 @@ class Page:
                     seen = gr.HTML(elem_id="seen")
                     gr.HTML(html.message(_NO_GRADIENTS), visible=self.engine is None, elem_id="no-heat")
                     answers = gr.HTML(elem_id="answers")
+            # Without the network, and so without waiting for it.
+            at_once: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
             # Photos and faces are looked at one at a time, whoever asks.
             in_turn: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
-            upload.upload(
+            upload.upload(self.wait, upload, None, preprocess=False, **at_once).then(
                 self.look,
                 [upload, *sliders],
                 [upload, said, photo, faces, chosen, answers, attribute, seen, thresholds],
@@ -83,8 +86,6 @@ class Page:
                 **in_turn,
             )
             gr.on([attribute.input, chosen.input], self.explain, [faces, chosen, attribute], seen, **in_turn)
-            # Without the network, and so without waiting for it.
-            at_once: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
             moved = [chosen.input, *(slider.input for slider in sliders)]
             asked = [faces, chosen, *sliders]
             gr.on(moved, self.answer, asked, answers, trigger_mode="always_last", **at_once)
@@ -93,18 +94,26 @@ class Page:
         page.queue(max_size=_WAITING)
         return page
 
+    def wait(self, uploaded: dict[str, Any] | None) -> None:
+        """Note that a photo will be looked at."""
+        if uploaded and (folder := self._folder_of(uploaded)):
+            self.waiting[folder] += 1
+
     def look(self, uploaded: dict[str, Any] | None, *thresholds: float) -> list[Any]:
-        """Return what the page shows of a photo, whose file is gone then."""
-        # The folder around the file is deleted, so it has to be an upload's.
-        path = Path(uploaded["path"]).resolve() if uploaded else self.folder
-        if uploaded is None or path.parent.parent != self.folder:
+        """Return what the page shows of a photo, whose file is gone then, unless another visitor has the same."""
+        folder = self._folder_of(uploaded) if uploaded else None
+        if uploaded is None or folder is None:
             return self._nothing(_FORGOTTEN)
+        path = folder / Path(uploaded["path"]).name
         name = shown(uploaded.get("orig_name") or path.name)
         found: list[Found] = []
         try:
             photo = next(self.predictor.predict([path], found=found.append))
         finally:
-            shutil.rmtree(path.parent, ignore_errors=True)
+            self.waiting[folder] -= 1
+            if self.waiting[folder] <= 0:
+                del self.waiting[folder]
+                shutil.rmtree(folder, ignore_errors=True)
         if photo.error:
             # The user knows the photo by its own name.
             return self._nothing(f"{name}: {photo.error.removeprefix(f'{shown(path)}: ')}")
@@ -124,6 +133,11 @@ class Page:
             _as_seen(faces[0]),
             gr.update(visible=True),
         ]
+
+    def _folder_of(self, uploaded: dict[str, Any]) -> Path | None:
+        """Return the folder around a file, which will be deleted; ``None`` unless it is an upload's."""
+        folder = Path(uploaded["path"]).resolve().parent
+        return folder if folder.parent == self.folder else None
 
     def answer(self, faces: list[Face], number: int | None, *thresholds: float) -> str:
         """Return the attributes of a face as HTML, by the thresholds of the sliders; the network is not asked."""

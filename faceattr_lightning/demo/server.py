@@ -8,8 +8,9 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 _SECONDS_TO_END = 2
 _MOST_CONNECTIONS = 100
+# Of an upload that was broken off, or that nothing was asked about; it is looked for as often.
+_SECONDS_UPLOADED = 60
+# What surrounds a file in a request.
+_FORM = 2**16
 # Whatever a part of gradio may ask for, a browser fetches nothing from elsewhere.
 _POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -58,14 +63,17 @@ def listening(host: str, port: int) -> Iterator[tuple[socket.socket, str]]:
 
 @contextmanager
 def upload_folder() -> Iterator[Path]:
-    """Give a folder that only this user may open, for gradio's files; it is deleted at the end."""
+    """Give a folder that only this user may open, for gradio's files; old ones are deleted, and it is at the end."""
     before = os.environ.get("GRADIO_TEMP_DIR")
     with tempfile.TemporaryDirectory(prefix="faceattr-demo-", ignore_cleanup_errors=True) as name:
         folder = Path(name).resolve()
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
+        ended = threading.Event()
+        threading.Thread(target=_delete_old, args=(folder, ended), daemon=True).start()
         try:
             yield folder
         finally:
+            ended.set()
             os.environ.pop("GRADIO_TEMP_DIR")
             if before is not None:
                 os.environ["GRADIO_TEMP_DIR"] = before
@@ -122,6 +130,7 @@ def serve(page: gr.Blocks, listener: socket.socket, most_megabytes: int, css: st
     # As gradio's own server has them; without, it takes any file of this machine that a browser names for an upload.
     page.has_launched = page.is_running = True
     app.add_middleware(_OnlyFromHere)
+    app.add_middleware(_LimitedBodies, most=most_megabytes * 2**20 + _FORM)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -154,6 +163,45 @@ class _OnlyFromHere:
             await send(message)
 
         await self.app(scope, receive, sent)
+
+
+class _LimitedBodies:
+    """Refuses a request with a longer body; gradio limits each file of an upload, but not how many there are.
+
+    Args:
+        app: an ASGI application.
+        most: bytes.
+    """
+
+    def __init__(self, app: Any, most: int) -> None:
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        from starlette.responses import PlainTextResponse
+
+        stated = dict(scope.get("headers", ())).get(b"content-length", b"0")
+        if int(stated) > self.most:
+            await PlainTextResponse(f"At most {self.most:,} bytes are taken.", 413)(scope, receive, send)
+            return
+        taken = 0
+
+        async def received() -> Any:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            # Of a body that does not state its length: as if the browser had gone.
+            return {"type": "http.disconnect"} if taken > self.most else message
+
+        await self.app(scope, received, send)
+
+
+def _delete_old(folder: Path, ended: threading.Event) -> None:
+    """Delete files that were left, until the page has ended."""
+    while not ended.wait(_SECONDS_UPLOADED):
+        for path in folder.rglob("*"):
+            with suppress(OSError):
+                if path.is_file() and time.time() - path.stat().st_mtime > _SECONDS_UPLOADED:
+                    path.unlink()
 
 
 def _end(signum: int, frame: FrameType | None) -> None:

@@ -30,6 +30,8 @@ class ModelFacts:
         source_size: (height, width) in pixels of the aligned images of its data set.
         crop: (left, top, right, bottom) in pixels of those.
         template: (L, 2) mean landmarks as fractions of the crop; empty where its data set has none.
+        any_size: whether its data set's images were of any size, and brought to `source_size` by
+            `faceattr_lightning.data.images.fit_image`.
         version: of this program, that made the file.
     """
 
@@ -41,6 +43,7 @@ class ModelFacts:
     source_size: tuple[int, int]
     crop: tuple[int, int, int, int]
     template: Sequence[Sequence[float]]
+    any_size: bool
     version: str
 
     @property
@@ -202,5 +205,7 @@ def _facts(preprocessing: dict[str, Any], said: dict[str, Any], thresholds: NDAr
         source_size=(height, width),
         crop=(left, top, right, bottom),
         template=preprocessing["template"],
+        # Older files don't say.
+        any_size=preprocessing.get("any_size", False),
         version=said["version"],
     )

@@ -215,8 +215,8 @@ def _scaled(grey: NDArray[Any]) -> NDArray[np.uint8]:
     if not (np.isfinite(greatest) and least >= 0 and greatest <= _WORD):
         raise BadImage(f"grey levels from {least} to {greatest}, of which none is known to be white; save it in 8 bits")
     white: float = _WORD
-    if grey.dtype.kind == "f" and greatest <= _BYTE:
-        white = 1 if greatest <= 1 else _BYTE
+    if grey.dtype.kind != "u" and greatest <= _BYTE:
+        white = 1 if grey.dtype.kind == "f" and greatest <= 1 else _BYTE
     levels: NDArray[np.uint8] = np.rint(grey * np.float32(_BYTE / white)).astype(np.uint8)
     return levels
 
@@ -258,7 +258,7 @@ class _Walk:
             raise PhotoError(f"{shown(given)}: {problem}.")
         if not glob.has_magic(name):
             raise PhotoError(f"{shown(given)}: there is no such file or folder.")
-        matches = sorted(glob.iglob(name, recursive=True))
+        matches = sorted(set(_matches(name)))
         if not matches:
             raise PhotoError(f"{shown(given)}: no file matches.")
         return self._matched(matches)
@@ -323,6 +323,46 @@ class _Walk:
         except OSError:
             return False
         return (found.st_dev, found.st_ino) in self._files
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    """Yield what a pattern matches, as glob does, but enter a folder once for a ``**``: links may lead in circles."""
+    parts = pattern.split(os.sep)
+    if "**" not in parts:
+        yield from glob.iglob(pattern)
+        return
+    place = parts.index("**")
+    above, below = os.sep.join(parts[:place]), os.sep.join(parts[place + 1 :])
+    # Of a pattern that begins with / nothing is left above.
+    tops = glob.iglob(above) if above else [os.sep if place else ""]
+    for top in tops:
+        if not below:
+            yield top or os.curdir
+            continue
+        for folder in _folders(top):
+            yield from _matches(os.path.join(glob.escape(folder), below))
+
+
+def _folders(top: str) -> Iterator[str]:
+    """Yield a folder and those below it, hidden ones left out, each once even if links lead to it twice."""
+    entered = set()
+    waiting = [top]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            found = os.stat(folder or os.curdir)
+            if (found.st_dev, found.st_ino) in entered:
+                continue
+            entered.add((found.st_dev, found.st_ino))
+            with os.scandir(folder or os.curdir) as entries:
+                names = [entry.name for entry in entries if entry.name[0] != "." and _leads_to_folder(entry)]
+        except NotADirectoryError:
+            continue
+        except OSError as error:
+            log.warning("%s can't be listed and was left out (%s).", shown(folder), error.strerror)
+            continue
+        waiting += (os.path.join(folder, name) for name in sorted(names, reverse=True))
+        yield folder
 
 
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:

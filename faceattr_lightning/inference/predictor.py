@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from faceattr_lightning.data.images import fit_image
 from faceattr_lightning.errors import ConfigError, did_you_mean
 from faceattr_lightning.inference.alignment import AlignmentError, align, align_box, crop_aligned
 from faceattr_lightning.inference.detection import DetectedFace, FaceDetector, MTCNNDetector
@@ -106,7 +107,8 @@ class Predictor:
     Args:
         model: a checkpoint, or an ONNX file of ``task=export``.
         detector: finds the faces; ``None`` takes MTCNN. Only made when the first photo comes.
-        detect: ``False`` for images that are aligned as the training images were, one face each.
+        detect: ``False`` for images that are as the training images were, one face each: aligned, of the same size;
+            or of any size, for a model of a user's own images.
         thresholds: attribute name to a threshold in [0, 1], in place of the fitted one.
         device: of torch, for a checkpoint.
         most_pixels: of the largest photo to decode.
@@ -183,6 +185,8 @@ class Predictor:
     def _cut(self, image: NDArray[np.uint8]) -> _Cuts:
         facts = self.facts
         if not self._detect:
+            if facts.any_size:
+                image = fit_image(image, facts.source_size)
             return [(None, crop_aligned(image, facts.source_size, facts.crop, facts.image_size))]
         if self._detector is None:
             self._detector = MTCNNDetector()

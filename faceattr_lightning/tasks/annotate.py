@@ -133,8 +133,7 @@ def _of_data_set(node: dict[str, Any]) -> _Images:
     datamodule.setup()
     table = datamodule.table
     # A store of its own takes files of any size, and landmarks in pixels of the files.
-    any_size = type(datamodule).open_store is not FaceDataModule.open_store
-    return _Images(table.name, table.root, table.files, None if any_size else table.image_size)
+    return _Images(table.name, table.root, table.files, None if datamodule.any_size else table.image_size)
 
 
 def _of_folder(name: str) -> _Images:

@@ -57,14 +57,10 @@ def demo(
         device: of torch.
 
     Raises:
-        ConfigError: a package or the checkpoint is missing, the page can't listen there, a limit is not positive, or
-            the model or detector can't be made.
+        ConfigError: a package or the checkpoint is missing, the page can't listen there, or the model or detector can't
+            be made.
     """
     check_installed()
-    limits = {"most_megabytes": most_megabytes, "most_pixels": most_pixels}
-    problems = [f"task.{key}: expected at least 1, found {value}." for key, value in limits.items() if value < 1]
-    if problems:
-        raise ConfigError(problems)
     model = newest_checkpoint(config["ckpt_path"] or "best", config["paths"]["output_dir"])
     with ended_by_signals(), listening(host, port) as (listener, address), upload_folder() as folder:
         log.info("Model: %s", model)

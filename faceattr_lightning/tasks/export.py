@@ -113,36 +113,42 @@ def export(
         run = read_run(path, loaded.thresholds.tolist())
         return model_card(exported.name, describe(loaded, licence), loaded.facts["config"], parameters, run, measured)
 
-    files = {"float32": exported}
     if format == "safetensors":
         write_folder(exported, describe_folder(loaded, licence), loaded.network.state_dict(), card([]))
     elif format == "torch_export":
         export_program(loaded, exported, preprocessing, licence)
     else:
         export_onnx(loaded, exported, preprocessing, licence)
+    files = {"float32": exported}
+    runs = {"checkpoint": _runner(path, loaded), "float32": _runner(exported)}
+    batches = _batches(loaded.preprocessing.image_size, datamodule) if check else []
+    expected = [runs["checkpoint"](images) for images in batches]
+    parities = {}
+    if check:
+        parities["float32"] = compare(expected, [runs["float32"](images) for images in batches])
+        try:
+            # A folder holds the very same numbers.
+            check_parity(parities["float32"], exported, 0 if format == "safetensors" else TOLERANCE)
+        except DataError:
+            shutil.rmtree(exported) if exported.is_dir() else exported.unlink()
+            raise
     if int8:
         assert datamodule is not None
         files["int8"] = exported.with_suffix(".int8.onnx")
         log.info("Calibrating on %d training images", calibration_images)
         quantise(exported, files["int8"], _spread(datamodule, calibration_images), calibration)
-
-    runs = {"checkpoint": _runner(path, loaded)}
-    runs |= {precision: _runner(file) for precision, file in files.items()}
-    parities = _parities(runs, loaded.preprocessing.image_size, datamodule) if check else {}
+        runs["int8"] = _runner(files["int8"])
+        if check:
+            parities["int8"] = compare(expected, [runs["int8"](images) for images in batches])
     accuracies: dict[str, float] = {}
+    tested = ""
     if accuracy is not None:
         assert datamodule is not None
+        # It need not be the data set of the training.
+        tested = f"{datamodule.name}, {accuracy}"
         loader = datamodule.val_dataloader() if accuracy == "validation" else datamodule.test_dataloader()
         accuracies = _accuracies(runs, loader)
-    Console().print(_table(path, files, parities, accuracies, accuracy))
-    if check:
-        try:
-            # A folder holds the very same numbers.
-            check_parity(parities["float32"], exported, 0 if format == "safetensors" else TOLERANCE)
-        except DataError:
-            for file in files.values():
-                shutil.rmtree(file) if file.is_dir() else file.unlink()
-            raise
+    Console().print(_table(path, files, parities, accuracies, tested))
     if format != "safetensors":
         measured = [
             {
@@ -151,7 +157,7 @@ def export(
                 "bytes": _size(file),
                 "difference": parities[precision].greatest if precision in parities else None,
                 "accuracy": accuracies.get(precision),
-                "split": accuracy,
+                "split": tested,
             }
             for precision, file in files.items()
         ]
@@ -228,16 +234,14 @@ def _runner(path: Path, loaded: LoadedNetwork | None = None) -> Run:
     return lambda images: run_model(deployed, network.thresholds, images)
 
 
-def _parities(runs: dict[str, Run], size: int, datamodule: FaceDataModule | None) -> dict[str, Parity]:
-    """Compare every file with the checkpoint, on random images one by one and together, and on real ones."""
+def _batches(size: int, datamodule: FaceDataModule | None) -> list[Tensor]:
+    """Return images on which files are compared with the checkpoint: random ones, one and several, and real ones."""
     generator = torch.Generator().manual_seed(0)
     random = torch.randint(0, 256, (5, 3, size, size), dtype=torch.uint8, generator=generator)
     batches = [random[:1], random]
     if datamodule is not None:
         batches.append(torch.from_numpy(_spread(datamodule, _COMPARED)))
-    answers = {precision: [run(images) for images in batches] for precision, run in runs.items()}
-    expected = answers.pop("checkpoint")
-    return {precision: compare(expected, found) for precision, found in answers.items()}
+    return batches
 
 
 def _accuracies(runs: dict[str, Run], loader: DataLoader[Batch]) -> dict[str, float]:
@@ -254,7 +258,7 @@ def _accuracies(runs: dict[str, Run], loader: DataLoader[Batch]) -> dict[str, fl
 
 
 def _table(
-    path: Path, files: dict[str, Path], parities: dict[str, Parity], accuracies: dict[str, float], split: str | None
+    path: Path, files: dict[str, Path], parities: dict[str, Parity], accuracies: dict[str, float], tested: str
 ) -> Table:
     """Return a row for the checkpoint and each file, with the columns that were asked for."""
     caption = []
@@ -268,7 +272,7 @@ def _table(
             f"differences: of probabilities, from the checkpoint's, on {images} images; float32: at most {TOLERANCE:g}"
         )
     if accuracies:
-        table.add_column(f"accuracy on {split}", justify="right")
+        table.add_column(f"accuracy on {tested}", justify="right")
         table.add_column("points", justify="right")
         caption.append("accuracy: mean over the attributes at the fitted thresholds, in percent")
     for precision, file in {"checkpoint": path, **files}.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib.util
 import itertools
 import json
@@ -10,7 +11,7 @@ import logging
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,12 +37,17 @@ log = logging.getLogger(__name__)
 Row = dict[str, Any]
 
 JOURNAL = "photos.jsonl"
-"""What is known so far, a line for each photo; the first line says of which model."""
+"""What is known so far, a line for each photo; the first line says of which model, and asked in what way."""
+PICTURES = "pictures"
+"""The folder of the marked photos."""
 
 _PICTURE_SIDE = 1600
 _ROWS_AT_ONCE = 1000
 _LISTED = 10
 _NO_FACE = "no face was found"
+_BOX = ("x1", "y1", "x2", "y2")
+_COLUMNS = ("file", "face", "problem", "width", "height", *_BOX, "score", *LANDMARK_COLUMNS[5])
+"""Of a table of predictions, before the model's own."""
 
 
 def predict(
@@ -66,7 +72,7 @@ def predict(
     Args:
         config: the job's configuration as plain data; ``images`` is a file, a folder or a glob.
         ranks: not used.
-        detect: ``False`` for images that are aligned as the training images were.
+        detect: ``False`` for images that are as the training images were, see `Predictor`.
         detector: node of a `FaceDetector`.
         format: of the predictions.
         batch_size: faces that the network sees at once, at least 1.
@@ -95,15 +101,19 @@ def predict(
         device=device,
         most_pixels=most_pixels,
     )
+    if detect and predictor.facts.any_size and not predictor.facts.template:
+        log.warning(
+            "The model's own images had no landmarks, so that faces are cut out by their boxes, which may be another "
+            "frame than it knows. Photos that are framed as those are asked about with task.detect=false."
+        )
     run_dir = Path(config["paths"]["run_dir"])
-    done = open_journal(run_dir / JOURNAL, model)
+    asked = {"images": config["images"], "detect": detect, "detector": detector, "thresholds": thresholds}
+    done = open_journal(run_dir / JOURNAL, model, {**asked, "most_pixels": most_pixels})
     if done:
         log.info("%d photos were done before.", len(done))
     # Whose images stand in the journal, for the gallery.
     faces = sum(done.values())
-    # Where the folder of the run is among the photos, the pictures that it left are none.
-    own = f"{os.path.abspath(run_dir)}{os.sep}"
-    photos = [str(path) for path in found if not os.path.abspath(path).startswith(own)]
+    photos = [str(path) for path in found if not _is_marked(path)]
     left = [photo for photo in photos if photo not in done]
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")
     with (
@@ -118,7 +128,7 @@ def predict(
 
         def mark(photo: Found) -> None:
             if photo.faces:
-                _mark(photo, run_dir / "pictures" / marked[str(photo.source)])
+                _mark(photo, run_dir / PICTURES / marked[str(photo.source)])
 
         answers = predictor.predict(left, batch_size, mark if pictures else None)
         for photo, source in zip(answers, left, strict=True):
@@ -133,7 +143,8 @@ def predict(
             progress.update(shown, advance=1, rate=f"{speed:.1f}/s")
     path = run_dir / f"predictions.{format}"
     names, ages = predictor.facts.attribute_names, predictor.facts.age_groups
-    _write((row for record in _records(run_dir / JOURNAL) for row in face_rows(record, names, ages)), path, format)
+    rows = (row for record in _records(run_dir / JOURNAL) for row in face_rows(record, names, ages))
+    _write(rows, path, format, list(decision_columns(names).values()))
     _sum_up(run_dir / JOURNAL)
     if gallery:
         page = render_gallery(model, _records(run_dir / JOURNAL), names, gallery)
@@ -142,14 +153,26 @@ def predict(
     log.info("Predictions: %s", path)
 
 
-def open_journal(path: Path, model: Path) -> dict[str, int]:
+def _is_marked(path: Path) -> bool:
+    """Return whether a file was left by a run, this one or an earlier one, whose folder lies among the photos."""
+    return path.parent.name == PICTURES and (path.parent.parent / JOURNAL).exists()
+
+
+def open_journal(path: Path, model: Path, asked: Mapping[str, Any]) -> dict[str, int]:
     """Return the photos that stand in a journal, with the number of faces of each; begin one where there is none.
 
+    Args:
+        path: of the journal.
+        model: whose answers it holds.
+        asked: by key what else the answers depend on, plain data.
+
     Raises:
-        ConfigError: it is another model's, or damaged.
+        ConfigError: the answers are those of other weights or another question, or it is damaged.
     """
     weights = model / WEIGHTS if model.is_dir() else model
-    head = {"model": str(model), "bytes": weights.stat().st_size}
+    with weights.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    head = {"model": str(model), "sha256": digest, **asked}
     done: dict[str, int] = {}
     number = end = 0
     try:
@@ -161,15 +184,16 @@ def open_journal(path: Path, model: Path) -> dict[str, int]:
                     break
                 record = json.loads(line)
                 if number == 1 and record != head:
+                    other = ", ".join(key for key in head if record.get(key) != head[key]) or "keys"
                     raise ConfigError(
-                        [f"ckpt_path: {path} was begun with another model, {record}. Choose another hydra.run.dir."]
+                        [f"hydra.run.dir: {path} was begun with another {other}: {record}. Choose another folder."]
                     )
                 if number > 1:
                     done[record["file"]] = len(record["faces"])
                 end += len(line)
     except FileNotFoundError:
         pass
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             [
                 f"hydra.run.dir: {path} is damaged in line {number}. Cut it off there to go on with what stands before "
@@ -220,28 +244,28 @@ def face_rows(record: Row, attribute_names: list[str], age_groups: Sequence[str]
         age_groups: of the model.
     """
     height, width = record["size"] or (None, None)
-    empty: Row = {
-        "file": legible(record["file"]),
-        "face": None,
-        "problem": record["problem"],
-        "width": width,
-        "height": height,
-    }
-    empty |= dict.fromkeys(("x1", "y1", "x2", "y2", "score", *LANDMARK_COLUMNS[5]))
-    empty |= {f"{name}{end}": None for name in attribute_names for end in ("", "_probability")}
+    decisions = decision_columns(attribute_names)
+    empty: Row = dict.fromkeys(_COLUMNS)
+    empty |= {"file": legible(record["file"]), "problem": record["problem"], "width": width, "height": height}
+    empty |= dict.fromkeys(column for name in attribute_names for column in (decisions[name], f"{name}_probability"))
     empty |= dict.fromkeys(f"age_{name}_probability" for name in age_groups)
     if not record["faces"]:
         yield empty
     for number, face in enumerate(record["faces"]):
         row = {**empty, "face": number}
         if "box" in face:
-            row |= dict(zip(("x1", "y1", "x2", "y2"), face["box"], strict=True))
+            row |= dict(zip(_BOX, face["box"], strict=True))
             row["score"] = face["score"]
             row |= dict(zip(LANDMARK_COLUMNS[5], itertools.chain.from_iterable(face["landmarks"]), strict=True))
         for name, probability, present in zip(attribute_names, face["probabilities"], face["present"], strict=True):
-            row |= {name: int(present), f"{name}_probability": probability}
+            row |= {decisions[name]: int(present), f"{name}_probability": probability}
         row |= {f"age_{name}_probability": share for name, share in face.get("age_group", {}).items()}
         yield row
+
+
+def decision_columns(attribute_names: Sequence[str]) -> dict[str, str]:
+    """Return the column of each attribute's decision: its name, or ``<name>_present`` where the table has that one."""
+    return {name: f"{name}_present" if name in _COLUMNS else name for name in attribute_names}
 
 
 def legible(name: str) -> str:
@@ -249,10 +273,10 @@ def legible(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _write(rows: Iterator[Row], path: Path, format: str) -> None:
+def _write(rows: Iterator[Row], path: Path, format: str, decisions: Sequence[str]) -> None:
     with whole_file(path) as partial:
         if format == "parquet":
-            _write_parquet(rows, partial)
+            _write_parquet(rows, partial, decisions)
             return
         with partial.open("w", encoding="utf-8", newline="") as file:
             if format == "csv":
@@ -267,7 +291,7 @@ def _write(rows: Iterator[Row], path: Path, format: str) -> None:
                 file.write("\n]\n")
 
 
-def _write_parquet(rows: Iterator[Row], path: Path) -> None:
+def _write_parquet(rows: Iterator[Row], path: Path, decisions: Sequence[str]) -> None:
     import pyarrow
     from pyarrow import parquet
 
@@ -275,8 +299,7 @@ def _write_parquet(rows: Iterator[Row], path: Path) -> None:
     # Of a first photo without a face nothing could be told.
     kinds = {"file": pyarrow.string(), "problem": pyarrow.string(), "face": pyarrow.int32()}
     kinds |= dict.fromkeys(("width", "height"), pyarrow.int32())
-    present = {name.removesuffix("_probability") for name in first if name.endswith("_probability")}
-    kinds |= dict.fromkeys(present & first.keys(), pyarrow.int8())
+    kinds |= dict.fromkeys(decisions, pyarrow.int8())
     schema = pyarrow.schema([(name, kinds.get(name, pyarrow.float64())) for name in first])
     everything = itertools.chain([first], rows)
     with parquet.ParquetWriter(path, schema) as writer:

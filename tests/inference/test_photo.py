@@ -115,6 +115,14 @@ def test_floating_point(tmp_path: Path, white: int) -> None:
     assert np.abs(found[..., 1] - 255 * shares).max() <= 0.51
 
 
+@pytest.mark.parametrize("white", [255, 65_535])
+def test_integers_of_32_bits(tmp_path: Path, white: int) -> None:
+    levels = np.linspace(0, white, 40 * 60).reshape(60, 40).astype(np.int32)
+    Image.fromarray(levels).save(tmp_path / "integers.tif")
+    found = read_photo(tmp_path / "integers.tif")
+    assert np.abs(found[..., 1] - 255 * levels / white).max() <= 0.51
+
+
 def test_levels_without_a_known_white() -> None:
     for levels in (
         np.full((20, 20), -1.0),
@@ -466,6 +474,24 @@ def test_globs(tmp_path: Path) -> None:
     assert found_in(f"{tmp_path}/*/1.jpg", tmp_path) == ["a/1.jpg", "b/1.jpg"]
     assert found_in(f"{tmp_path}/**/*.jpg", tmp_path) == ["a/1.jpg", "a/2.jpg", "b/1.jpg", "b/deep/3.jpg"]
     assert found_in(f"{tmp_path}/*", tmp_path) == ["a/1.jpg", "a/2.jpg", "b/1.jpg", "b/deep/3.jpg"]
+
+
+def test_a_pattern_over_links_in_circles(tmp_path: Path) -> None:
+    """Which glob follows some forty times around, each link as often as there are others."""
+    make_files(tmp_path, "1.jpg", "sub/2.jpg", "sub/deep/3.jpg", ".hidden/4.jpg")
+    for name in ("sub/up", "sub/again", "sub/deep/top", "loop"):
+        (tmp_path / name).symlink_to(tmp_path)
+    for pattern in ("**/*.jpg", "**", "**/", "**/sub/**/*.jpg", "**/**/*.jpg"):
+        found = found_in(f"{tmp_path}/{pattern}", tmp_path)
+        assert sorted(Path(name).name for name in found) == ["1.jpg", "2.jpg", "3.jpg"], pattern
+
+
+def test_a_pattern_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_files(tmp_path, "1.jpg", "sub/2.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert list(find_photos("**/*.jpg")) == [Path("1.jpg"), Path("sub/2.jpg")]
+    assert sorted(find_photos("**")) == [Path("1.jpg"), Path("sub/2.jpg")]
+    assert list(find_photos("sub/**/*.jpg")) == [Path("sub/2.jpg")]
 
 
 def test_each_file_once_and_no_loop(tmp_path: Path) -> None:
