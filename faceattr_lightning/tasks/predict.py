@@ -30,7 +30,7 @@ from faceattr_lightning.landmarks import LANDMARK_COLUMNS
 from faceattr_lightning.report.gallery import render_gallery
 from faceattr_lightning.report.grid import thumbnail
 from faceattr_lightning.strategy import Process
-from faceattr_lightning.tasks.checkpoint import newest_checkpoint
+from faceattr_lightning.tasks.checkpoint import model_for_photos
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def predict(
     if format == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise ConfigError(["task.format: parquet needs pyarrow; run: pip install 'faceattr-lightning[parquet]'."])
     found = find_photos(config["images"])
-    model = newest_checkpoint(config["ckpt_path"] or "best", config["paths"]["output_dir"])
+    model = model_for_photos(config)
     log.info("Model: %s", model)
     predictor = Predictor(
         model,
