@@ -11,6 +11,7 @@ from tests.data.writers import write_celeba, write_lfwa
 from tests.runs import SMALL, run, run_dirs, summary
 
 
+@pytest.mark.slow
 def test_prepare_verify_and_train(tmp_path: Path) -> None:
     write_celeba(tmp_path / "celeba", n=64)
     write_lfwa(tmp_path / "lfwa")

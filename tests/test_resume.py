@@ -65,6 +65,7 @@ def assert_same_run(killed: Path, never: Path) -> None:
     torch.testing.assert_close(*optimizers, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_killed_inside_an_epoch_and_between_validation_and_saving(plain: Path, tiny_data: Path, tmp_path: Path) -> None:
     kills = [kill("on_train_batch_end", 4), kill("before last.ckpt", 2)]
     killed = go_on(RUN, kills, tiny_data, tmp_path)

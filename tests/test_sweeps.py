@@ -34,6 +34,7 @@ def the_sweep(output: Path) -> Path:
     return sweep
 
 
+@pytest.mark.slow
 def test_a_failed_job_is_run_again_alone(tiny_data: Path, tmp_path: Path) -> None:
     command = ["-m", *JOB, BROKEN, "seed=0,1,2"]
     failed = run(*command, data=tiny_data, output=tmp_path, check=False, FACEATTR_BREAK="raise:1")
