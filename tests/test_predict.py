@@ -16,12 +16,14 @@ import torch
 from PIL import Image
 
 from faceattr_lightning import Predictor
+from faceattr_lightning.checkpoint import CHECKPOINT_KEY
 from faceattr_lightning.errors import ConfigError, DataError, FaceAttrError
+from faceattr_lightning.export.onnx import export_onnx
 from faceattr_lightning.inference.detection import DetectedFace
 from faceattr_lightning.inference.photo import PhotoError, shown
 from faceattr_lightning.metrics.saved_predictions import SavedPredictions
+from faceattr_lightning.networks.load import load_network
 from faceattr_lightning.processes import quote
-from faceattr_lightning.tasks.checkpoint import model_for_photos
 from faceattr_lightning.tasks.predict import face_rows, open_journal
 from faceattr_lightning.tasks.run_folder import read_status, write_status
 from tests.data.writers import smooth_image
@@ -410,15 +412,18 @@ def test_numbers_are_checked_before_the_model_is_read(
         assert f"task.{key}: expected a number of at least {least}, found" in str(error.value)
 
 
-@pytest.mark.parametrize("data", ["synthetic.Synthetic", "celeba.CelebA", None])
-def test_a_model_of_drawn_faces_is_named(data: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    model = tmp_path / "run" / "checkpoints" / "best.ckpt"
-    model.parent.mkdir(parents=True)
-    model.touch()
-    if data is not None:
-        (tmp_path / "run" / "config.yaml").write_text(f"data:\n  _target_: faceattr_lightning.data.{data}\n")
-    assert model_for_photos({"ckpt_path": str(model), "paths": {"output_dir": ""}}) == model
-    assert ("was trained on drawn faces" in caplog.text) == (data == "synthetic.Synthetic")
+def test_a_model_of_drawn_faces_says_so(checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Predictor(checkpoint)
+    assert "drawn faces" not in caplog.text
+    stored = torch.load(checkpoint, weights_only=True)
+    stored[CHECKPOINT_KEY]["config"]["data"]["_target_"] = "faceattr_lightning.data.synthetic.Synthetic"
+    model = tmp_path / "model.ckpt"
+    torch.save(stored, model)
+    export_onnx(load_network(model), tmp_path / "model.onnx")
+    for file in (model, tmp_path / "model.onnx"):
+        caplog.clear()
+        Predictor(file)
+        assert f"{file} was trained on drawn faces" in caplog.text
 
 
 def test_a_model_of_images_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,6 +106,7 @@ def describe(loaded: LoadedNetwork, licence: str | None = None) -> dict[str, Any
         "version": faceattr_lightning.__version__,
         "model": loaded.facts["model"],
         "backbone": backbone.name,
+        "data": loaded.data,
         "licence": licence,
         "attribute_names": loaded.attribute_names,
         "groups": loaded.groups,

@@ -10,7 +10,6 @@ No part of it can hold a program.
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from faceattr_lightning.description import KEY, USED, problem
 from faceattr_lightning.errors import ConfigError, DataError
+from faceattr_lightning.files import sha256
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
@@ -60,7 +60,7 @@ def write_folder(path: Path, description: Mapping[str, Any], state: Mapping[str,
         # Copies, since tensors that share memory, or lie in another order in it, have no place in the format.
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
         save_file(tensors, partial / WEIGHTS, {"format": "pt"})
-        content = {KEY: {**description, "weights_sha256": _sha256(partial / WEIGHTS)}}
+        content = {KEY: {**description, "weights_sha256": sha256(partial / WEIGHTS)}}
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         (partial / CONFIG).write_text(text + "\n", encoding="utf-8")
         (partial / CARD).write_text(card, encoding="utf-8")
@@ -98,7 +98,7 @@ def read_folder(path: Path, key: str) -> dict[str, Any]:
     assert own is not None
     weights = path / WEIGHTS
     try:
-        if _sha256(weights) != own["weights_sha256"]:
+        if sha256(weights) != own["weights_sha256"]:
             raise ConfigError(
                 [f"{key}: {weights} is not what {CONFIG} describes: it is damaged or another's. {_AGAIN}"]
             )
@@ -107,8 +107,3 @@ def read_folder(path: Path, key: str) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ConfigError([f"{key}: {weights} can't be read as weights ({reason}). {_AGAIN}"]) from error
     return {KEY: own, "state_dict": {f"network.{name}": tensor for name, tensor in state.items()}}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -73,7 +73,8 @@ def parse_metadata(text: str | bytes | None, name: str | Path) -> dict[str, Any]
         name: as of `read_metadata`.
 
     Returns:
-        ``version`` of the code; ``model`` and ``backbone``; ``precision``, float32 or int8; ``attribute_names`` in the
+        ``version`` of the code; ``model`` and ``backbone``; ``data``, the class of the data module that it was trained
+        with, empty where that is not known; ``precision``, float32 or int8; ``attribute_names`` in the
         order of the outputs' columns; ``groups``; ``age_groups``; the fitted ``thresholds``; ``licence``, an SPDX
         expression or ``None`` where none was stated; ``preprocessing`` as of `Preprocessing.to_dict`, with the
         alignment ``template`` and with ``mean`` and ``std`` of pixels from 0 to 1; ``preprocessing_inside``, whether

@@ -33,6 +33,7 @@ class ModelFacts:
         any_size: whether its data set's images were of any size, and brought to `source_size` by
             `faceattr_lightning.data.images.fit_image`.
         version: of this program, that made the file.
+        data: class of the data module that it was trained with; empty where the file does not say.
     """
 
     attribute_names: list[str]
@@ -45,6 +46,7 @@ class ModelFacts:
     template: Sequence[Sequence[float]]
     any_size: bool
     version: str
+    data: str
 
     @property
     def crop_size(self) -> tuple[int, int]:
@@ -82,7 +84,9 @@ class TorchEngine:
         from faceattr_lightning.networks.load import load_network
 
         loaded = load_network(path, "model")
-        self.facts = _facts(loaded.preprocessing.to_dict(), vars(loaded), loaded.thresholds.numpy())
+        self.facts = _facts(
+            loaded.preprocessing.to_dict(), {**vars(loaded), "data": loaded.data}, loaded.thresholds.numpy()
+        )
         self.device = _device(device)
         self.network = loaded.network.to(self.device)
         self.temperatures = loaded.temperatures.to(self.device)
@@ -205,7 +209,8 @@ def _facts(preprocessing: dict[str, Any], said: dict[str, Any], thresholds: NDAr
         source_size=(height, width),
         crop=(left, top, right, bottom),
         template=preprocessing["template"],
-        # Older files don't say.
+        # Older files say neither this nor their data.
         any_size=preprocessing.get("any_size", False),
         version=said["version"],
+        data=said.get("data", ""),
     )

@@ -305,7 +305,7 @@ class _Walk:
                         links.add(entry.name)
                     names.append(entry.name)
         except OSError as error:
-            log.warning("%s can't be listed and was left out (%s).", shown(folder), error.strerror)
+            _left_out(folder, error)
             return
         names.sort()
         for name in names:
@@ -332,12 +332,10 @@ def _matches(pattern: str) -> Iterator[str]:
         yield from glob.iglob(pattern)
         return
     place = parts.index("**")
-    above, below = os.sep.join(parts[:place]), os.sep.join(parts[place + 1 :])
-    # Of a pattern that begins with / nothing is left above.
-    tops = glob.iglob(above) if above else [os.sep if place else ""]
-    for top in tops:
+    below = os.sep.join(parts[place + 1 :])
+    for top in glob.iglob(os.sep.join([*parts[:place], ""])) if place else [os.curdir]:
         if not below:
-            yield top or os.curdir
+            yield top
             continue
         for folder in _folders(top):
             yield from _matches(os.path.join(glob.escape(folder), below))
@@ -346,23 +344,22 @@ def _matches(pattern: str) -> Iterator[str]:
 def _folders(top: str) -> Iterator[str]:
     """Yield a folder and those below it, hidden ones left out, each once even if links lead to it twice."""
     entered = set()
-    waiting = [top]
-    while waiting:
-        folder = waiting.pop()
+    for folder, names, _ in os.walk(top, onerror=lambda error: _left_out(error.filename, error), followlinks=True):
         try:
-            found = os.stat(folder or os.curdir)
-            if (found.st_dev, found.st_ino) in entered:
-                continue
-            entered.add((found.st_dev, found.st_ino))
-            with os.scandir(folder or os.curdir) as entries:
-                names = [entry.name for entry in entries if entry.name[0] != "." and _leads_to_folder(entry)]
-        except NotADirectoryError:
+            found = os.stat(folder)
+        except OSError as error:  # it vanished
+            _left_out(folder, error)
             continue
-        except OSError as error:
-            log.warning("%s can't be listed and was left out (%s).", shown(folder), error.strerror)
+        if (found.st_dev, found.st_ino) in entered:
+            names.clear()
             continue
-        waiting += (os.path.join(folder, name) for name in sorted(names, reverse=True))
+        entered.add((found.st_dev, found.st_ino))
+        names[:] = sorted(name for name in names if not name.startswith("."))
         yield folder
+
+
+def _left_out(folder: str, error: OSError) -> None:
+    log.warning("%s can't be listed and was left out (%s).", shown(folder), error.strerror)
 
 
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:

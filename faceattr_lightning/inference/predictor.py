@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,10 @@ from faceattr_lightning.inference.alignment import AlignmentError, align, align_
 from faceattr_lightning.inference.detection import DetectedFace, FaceDetector, MTCNNDetector
 from faceattr_lightning.inference.engine import Engine, ModelFacts, open_engine
 from faceattr_lightning.inference.photo import PhotoError, read_photo, shown
+
+log = logging.getLogger(__name__)
+
+_DRAWN = "faceattr_lightning.data.synthetic.Synthetic"
 
 Source = str | Path | Image.Image | NDArray[np.uint8]
 
@@ -132,6 +137,8 @@ class Predictor:
         self._detector, self._detect, self._most_pixels = detector, detect, most_pixels
         self.facts: ModelFacts = self.engine.facts
         """What the model says of itself."""
+        if self.facts.data == _DRAWN:
+            log.warning("%s was trained on drawn faces; what it says of real ones means nothing.", model)
         self.thresholds = _changed(self.facts, thresholds or {})
         """float32 (A,), those that decide."""
 

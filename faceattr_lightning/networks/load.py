@@ -54,6 +54,13 @@ class LoadedNetwork:
     version: str
     facts: dict[str, Any]
 
+    @property
+    def data(self) -> str:
+        """Class of the data module that it was trained with; empty where the file does not say."""
+        config = self.facts.get("config")
+        data = config.get("data") if isinstance(config, dict) else None
+        return str(data.get("_target_", "")) if isinstance(data, dict) else ""
+
     @classmethod
     def of(cls, network: nn.Module, own: Mapping[str, Any]) -> LoadedNetwork:
         """Return a network with what its checkpoint says of it, under `CHECKPOINT_KEY`."""

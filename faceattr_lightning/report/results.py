@@ -128,9 +128,9 @@ def render_results(
         "[results/](results); no figure in its tables was typed. Each row is a command: `python run.py` and its "
         "overrides. Rates are in percent, means over the attributes of the test split, with the 95 % interval over "
         "people and seeds in brackets; *constant* is the accuracy of the training split's majority class. "
-        "*Difference*: of the accuracy at 0.5 to the table's first row, on the same images, with a verdict only where"
-        " its interval excludes 0. One seed stands for a trained model, not for a method. CPU minutes: of training "
-        "and its validation.",
+        "*Difference*: of the accuracy at 0.5 to the table's first row, on the same images, with a verdict only where "
+        "its interval excludes 0. One seed stands for a trained model, not for a method. CPU minutes: of training and "
+        "its validation.",
         "",
         f"Machines: {'; '.join(machines) or 'none yet'}.",
         "",

@@ -132,7 +132,7 @@ def _of_data_set(node: dict[str, Any]) -> _Images:
     datamodule.prepare_data()
     datamodule.setup()
     table = datamodule.table
-    # A store of its own takes files of any size, and landmarks in pixels of the files.
+    # Of files of any size the landmarks are in pixels of each file.
     return _Images(table.name, table.root, table.files, None if datamodule.any_size else table.image_size)
 
 

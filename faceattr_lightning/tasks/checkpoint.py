@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from faceattr_lightning.checkpoint import (
     BEST,
@@ -21,8 +18,6 @@ from faceattr_lightning.checkpoint import (
 from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.instantiate import check_class, locate
 from faceattr_lightning.models.module import AttributeModule
-
-log = logging.getLogger(__name__)
 
 
 def checkpoint_file(run_dir: Path, name: str) -> Path:
@@ -64,24 +59,6 @@ def newest_checkpoint(ckpt_path: str, output_dir: str) -> Path:
             [f"ckpt_path: there is no file {path}; expected best, last, previous, a checkpoint file or a model folder."]
         )
     return path
-
-
-def model_for_photos(config: Mapping[str, Any]) -> Path:
-    """Return the model of ``ckpt_path``, `BEST` without one, and warn if it has seen nothing but drawn faces.
-
-    Raises:
-        ConfigError: see `newest_checkpoint`.
-    """
-    model = newest_checkpoint(config["ckpt_path"] or BEST, config["paths"]["output_dir"])
-    written = model.parent.parent / "config.yaml"
-    run = yaml.safe_load(written.read_text(encoding="utf-8")) if written.is_file() else None
-    data = run.get("data") if isinstance(run, dict) else None
-    if isinstance(data, dict) and str(data.get("_target_")).endswith(".Synthetic"):
-        log.warning(
-            "This model was trained on drawn faces, and what it says of real ones means nothing. Train on another data "
-            "set, or give ckpt_path=FILE."
-        )
-    return model
 
 
 def checkpoint_to_go_on_from(config: Mapping[str, Any]) -> Path:

@@ -66,6 +66,11 @@ class Run:
             if key.rpartition(".")[2] not in _FREE
         }
 
+    def resampled(self, draws: Draws) -> Values:
+        """Return the metrics of every resample, with draws of its own images."""
+        saved = self.saved
+        return resampled_metrics(saved.predictions, saved.thresholds, saved.train_prevalence, draws)
+
 
 def compare(
     config: dict[str, Any],
@@ -124,7 +129,7 @@ def compare_entries(entries: Mapping[str, Sequence[Run]], level: float, replicat
     """
     groups = [sorted(members, key=lambda run: run.seed) for members in entries.values()]
     draws = Draws.of(groups[0][0].saved.identity, replicates)
-    resampled = [[_resampled(run.saved, draws) for run in members] for members in groups]
+    resampled = [[run.resampled(draws) for run in members] for members in groups]
     seeds = [[run.seed for run in members] for members in groups]
     pairing: Pairing = "none"
     if all(one == seeds[0] for one in seeds):
@@ -267,10 +272,6 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _last(target: str) -> str:
     return target.rpartition(".")[2]
-
-
-def _resampled(saved: SavedPredictions, draws: Draws) -> Values:
-    return resampled_metrics(saved.predictions, saved.thresholds, saved.train_prevalence, draws)
 
 
 def _rows(entry: ComparedEntry, metric: str, names: Sequence[str]) -> list[dict[str, Any]]:

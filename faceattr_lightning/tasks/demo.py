@@ -12,7 +12,7 @@ from faceattr_lightning.inference.engine import TorchEngine
 from faceattr_lightning.inference.predictor import Predictor
 from faceattr_lightning.instantiate import build
 from faceattr_lightning.strategy import Process
-from faceattr_lightning.tasks.checkpoint import model_for_photos
+from faceattr_lightning.tasks.checkpoint import newest_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def demo(
             be made.
     """
     check_installed()
-    model = model_for_photos(config)
+    model = newest_checkpoint(config["ckpt_path"] or "best", config["paths"]["output_dir"])
     with ended_by_signals(), listening(host, port) as (listener, address), upload_folder() as folder:
         log.info("Model: %s", model)
         predictor = Predictor(model, build(detector), thresholds=thresholds, device=device, most_pixels=most_pixels)

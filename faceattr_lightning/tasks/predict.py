@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import importlib.util
 import itertools
 import json
@@ -21,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from faceattr_lightning.errors import ConfigError
 from faceattr_lightning.export.folder import WEIGHTS
-from faceattr_lightning.files import whole_file, write_text
+from faceattr_lightning.files import sha256, whole_file, write_text
 from faceattr_lightning.inference.detection import DetectedFace
 from faceattr_lightning.inference.photo import find_photos
 from faceattr_lightning.inference.predictor import Found, Photo, Predictor
@@ -30,7 +29,7 @@ from faceattr_lightning.landmarks import LANDMARK_COLUMNS
 from faceattr_lightning.report.gallery import render_gallery
 from faceattr_lightning.report.grid import thumbnail
 from faceattr_lightning.strategy import Process
-from faceattr_lightning.tasks.checkpoint import model_for_photos
+from faceattr_lightning.tasks.checkpoint import newest_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +90,7 @@ def predict(
     if format == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise ConfigError(["task.format: parquet needs pyarrow; run: pip install 'faceattr-lightning[parquet]'."])
     found = find_photos(config["images"])
-    model = model_for_photos(config)
+    model = newest_checkpoint(config["ckpt_path"] or "best", config["paths"]["output_dir"])
     log.info("Model: %s", model)
     predictor = Predictor(
         model,
@@ -170,9 +169,7 @@ def open_journal(path: Path, model: Path, asked: Mapping[str, Any]) -> dict[str,
         ConfigError: the answers are those of other weights or another question, or it is damaged.
     """
     weights = model / WEIGHTS if model.is_dir() else model
-    with weights.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-    head = {"model": str(model), "sha256": digest, **asked}
+    head = {"model": str(model), "sha256": sha256(weights), **asked}
     done: dict[str, int] = {}
     number = end = 0
     try:

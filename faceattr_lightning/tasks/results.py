@@ -21,7 +21,7 @@ from faceattr_lightning.__main__ import CONF
 from faceattr_lightning.description import without_folders
 from faceattr_lightning.errors import ConfigError, DataError
 from faceattr_lightning.files import write_text
-from faceattr_lightning.metrics.bootstrap import Draws, mean_over_attributes, resampled_metrics
+from faceattr_lightning.metrics.bootstrap import Draws, mean_over_attributes
 from faceattr_lightning.metrics.comparison import Comparison, Estimate, Pairing
 from faceattr_lightning.processes import quote
 from faceattr_lightning.report.files import write_summary_json
@@ -150,9 +150,9 @@ def _recorded(run_dir: Path) -> dict[str, Any]:
 
 def _resampled(run_dir: Path) -> Resamples:
     """Return of a run what its difference to a run of another machine needs."""
-    saved = Run.read(run_dir).saved
-    draws = Draws.of(saved.identity, _REPLICATES)
-    values = resampled_metrics(saved.predictions, saved.thresholds, saved.train_prevalence, draws)["accuracy_at_half"]
+    run = Run.read(run_dir)
+    saved = run.saved
+    values = run.resampled(Draws.of(saved.identity, _REPLICATES))["accuracy_at_half"]
     tested = json.dumps([saved.files, saved.attribute_names, saved.predictions.labels.tolist()])
     return {
         "tested": hashlib.sha256(tested.encode()).hexdigest()[:12],
